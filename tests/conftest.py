@@ -1,0 +1,58 @@
+"""Fixtures that several folders share."""
+
+from dataclasses import replace
+
+import pytest
+
+TEXT = (
+    "<unk> <s> </s> <pad> USER: ASSISTANT: what colour is the circle square ? red blue green "
+    "one two three four happens at first last where when left right jumps grows"
+)
+WORDS = TEXT.split()
+
+
+def make_word_tokenizer():
+    """A word-level tokenizer in the way of the small world's, made without its vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from vlmcourse.backbones.tokenizers import FastTokenizer
+
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    inner = PreTrainedTokenizerFast(
+        tokenizer_object=core, additional_special_tokens=["USER:", "ASSISTANT:"], **names
+    )
+    return FastTokenizer(inner)
+
+
+@pytest.fixture
+def word_tokenizer():
+    return make_word_tokenizer()
+
+
+@pytest.fixture
+def tiny_video_chatgpt():
+    """Builds a random miniature of Video-ChatGPT in its world layout; arguments: its config."""
+    import torch
+
+    from vlmcourse.backbones.language_model import LlamaSizes, build_llama, grow_vocabulary
+    from vlmcourse.backbones.world_vision import WorldVisionEncoder
+    from vlmcourse.systems.video_chatgpt import WORLD_CONFIG, VideoChatGPT, VideoChatGPTProcessor
+
+    def build(seed: int = 0, **settings):
+        torch.manual_seed(seed)
+        tokenizer = make_word_tokenizer()
+        config = replace(WORLD_CONFIG, base_vocabulary=len(tokenizer), **settings)
+        llama = build_llama(LlamaSizes(len(tokenizer), 32, 48, 2, 4))
+        with torch.no_grad():
+            for parameter in llama.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(0, 0.3)  # large enough for clear winners among the logits
+        grow_vocabulary(llama, random_rows=1, mean_rows=2)
+        encoder = WorldVisionEncoder()
+        processor = VideoChatGPTProcessor(tokenizer, config, encoder.num_patches)
+        return VideoChatGPT(config, llama, encoder, processor).eval()
+
+    return build

@@ -1,0 +1,117 @@
+"""A tiny system and a tiny world, so that each test takes seconds."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from vlmcourse import systems
+from vlmcourse.backbones.language_model import LlamaSizes, build_llama, grow_vocabulary
+from vlmcourse.backbones.tokenizers import FastTokenizer
+from vlmcourse.backbones.world_vision import WorldVisionConfig, WorldVisionEncoder
+from vlmcourse.foundations.tokenizer import build_tokenizer
+from vlmcourse.systems.templates import WORLD_TEMPLATE
+from vlmcourse.systems.video_chatgpt import (
+    VideoChatGPT,
+    VideoChatGPTConfig,
+    VideoChatGPTProcessor,
+)
+from vlmcourse.world.dataset import make_split
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """The folder of a split of six clips."""
+    root = tmp_path_factory.mktemp("world")
+    return make_split(root, "train", count=6, workers=1, progress=False).folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build_tiny(tokenizer_folder):
+    """`build_tiny(spatial_grid=2)`: Video-ChatGPT of hidden size 32; random values from the generator."""
+
+    def build(**changes):
+        tokenizer = FastTokenizer(tokenizer_folder)
+        base = len(tokenizer)
+        config = VideoChatGPTConfig(
+            **{
+                "num_frames": 4,
+                "num_temporal": 4,
+                "spatial_grid": 2,
+                "base_vocabulary": base,
+                "template": WORLD_TEMPLATE,
+                "answer_template": WORLD_TEMPLATE,
+                "video_last": False,
+                **changes,
+            }
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(11)  # frozen parts are the same whatever seed training has
+            encoder = WorldVisionEncoder(WorldVisionConfig(hidden_size=32, num_heads=2))
+            llama = build_llama(
+                LlamaSizes(
+                    vocab_size=base,
+                    hidden_size=32,
+                    intermediate_size=64,
+                    num_layers=2,
+                    num_heads=2,
+                )
+            )
+            grow_vocabulary(llama, random_rows=1, mean_rows=2)
+        processor = VideoChatGPTProcessor(tokenizer, config, encoder.num_patches)
+        return VideoChatGPT(config, llama, encoder, processor)
+
+    return build
+
+
+@pytest.fixture
+def tiny(monkeypatch, build_tiny):
+    """The tiny system under the name "tiny"."""
+    monkeypatch.setitem(systems.CONSTRUCTORS, "tiny", lambda preset, device, folder: build_tiny())
+    return build_tiny
+
+
+@pytest.fixture
+def stage_file(tmp_path, world, tiny):
+    """Write a stage file; keywords change the stage, `data` and `name` the rest."""
+
+    def write(name="alignment", data=None, **stage):
+        stage = {
+            "name": name,
+            "trains": ["projector.*"],
+            "data": "test",
+            "learning_rate": 1e-2,
+            "warmup_ratio": 0.1,
+            "batch_size": 9,
+            "steps": 6,
+            **stage,
+        }
+        settings = {
+            "model": {"system": "tiny", "preset": "world", "stage": stage},
+            "data": {
+                "train": [{"json": str(world / "captions.json")}],
+                "questions_per_video": 3,
+                "cache": str(tmp_path / "cache"),
+                **(data or {}),
+            },
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def read_json():
+    return lambda path: json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,271 @@
+"""Stages from their files: what moves, what is handed over, what survives a kill."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from vlmcourse.errors import UserError
+from vlmcourse.records import read_record
+from vlmcourse.training.runner import run_stage, run_stages
+from vlmcourse.training.weights import WeightsError, load_weights
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def losses(folder):
+    """Every step's loss and learning rate, as they were written."""
+    with open(folder / "metrics.csv", encoding="utf-8") as file:
+        return [(row["step"], row["loss"], row["learning_rate"]) for row in csv.DictReader(file)]
+
+
+class Catch(pl.Callback):
+    """Keeps the model as it was and as it becomes."""
+
+    def on_train_start(self, trainer, module):
+        self.before = {k: v.clone() for k, v in module.model.state_dict().items()}
+
+    def on_train_end(self, trainer, module):
+        self.after = {k: v.clone() for k, v in module.model.state_dict().items()}
+
+
+class StopAfter(pl.Callback):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == self.steps:
+            raise RuntimeError("pulled the plug")
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_exactly_the_named_tensors_move(stage_file, tmp_path, cached):
+    catch = Catch()
+    config = stage_file(
+        trains=["projector.*", "token_rows.weight"],
+        steps=2,
+        warmup_ratio=0.5,
+        data={} if cached else {"cache": None},
+    )
+    run_stage(config, tmp_path / "out", callbacks=[catch], **QUIET)
+    moved = {k for k in catch.before if not torch.equal(catch.before[k], catch.after[k])}
+    assert moved == {"projector.weight", "projector.bias", "token_rows.weight"}
+    rows = catch.after["token_rows.weight"] != catch.before["token_rows.weight"]
+    assert bool(rows.any(dim=1).all())
+
+
+def test_frozen_parts_stay_in_evaluation_mode(stage_file, tmp_path):
+    modes = {}
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            modes["norm"] = module.model.vision_encoder.stem[0][1].training
+            modes["projector"] = module.model.projector.training
+
+    run_stage(stage_file(steps=1), tmp_path / "out", callbacks=[Look()], **QUIET)
+    assert modes == {"norm": False, "projector": True}
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 5])
+def test_a_killed_run_resumes_to_the_same_losses(stage_file, tmp_path, kill_at):
+    config = stage_file()
+    whole = run_stage(config, tmp_path / "whole", **QUIET)
+    for _ in range(1 if kill_at != 4 else 2):  # once killed, or twice at the same place
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            run_stage(
+                config,
+                tmp_path / "killed",
+                checkpoint_every=2,
+                callbacks=[StopAfter(kill_at)],
+                **QUIET,
+            )
+    record = read_record(next((tmp_path / "killed" / "records").glob("*.json")))
+    assert record["status"] == "failed"
+    assert "pulled the plug" in record["note"]
+    resumed = run_stage(config, tmp_path / "killed", checkpoint_every=2, **QUIET)
+    assert losses(resumed.folder) == losses(whole.folder)
+    assert len(losses(whole.folder)) == 6
+    assert resumed.weights.read_bytes() == whole.weights.read_bytes()
+    assert read_record(resumed.record)["status"] == "ok"
+
+
+def test_resuming_behind_an_epoch_and_with_parts_of_a_batch(stage_file, tmp_path):
+    """Six videos, four a step in two parts: an epoch ends within a step."""
+    config = stage_file(batch_size=12, data={"accumulate": 2})
+    whole = run_stage(config, tmp_path / "whole", **QUIET)
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        run_stage(
+            config, tmp_path / "k", checkpoint_every=3, callbacks=[StopAfter(4)], **QUIET
+        )
+    assert losses(run_stage(config, tmp_path / "k", **QUIET).folder) == losses(whole.folder)
+
+
+def test_killed_by_the_system(stage_file, tmp_path, tokenizer_folder):
+    """A process that gets SIGKILL in the middle leaves a checkpoint that resumes to the same losses."""
+    config = stage_file(steps=40)
+    script = textwrap.dedent(
+        f"""
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+        import conftest
+        from vlmcourse import systems
+        from vlmcourse.training.runner import run_stage
+        build = conftest.build_tiny.__wrapped__(Path({str(tokenizer_folder)!r}))
+        systems.CONSTRUCTORS["tiny"] = lambda preset, device, folder: build()
+        run_stage(
+            {str(config)!r}, {str(tmp_path / "killed")!r},
+            device="cpu", progress=False, checkpoint_every=1,
+        )
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ})
+    checkpoint = tmp_path / "killed" / "alignment" / "last.ckpt"
+    try:
+        while not checkpoint.exists() and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (tmp_path / "killed" / "alignment" / "weights.safetensors").exists()
+    whole = run_stage(config, tmp_path / "whole", **QUIET)
+    resumed = run_stage(config, tmp_path / "killed", **QUIET)
+    assert losses(resumed.folder) == losses(whole.folder)
+
+
+def test_a_finished_stage_is_reused_until_something_changes(stage_file, tmp_path, caplog):
+    config = stage_file()
+    first = run_stage(config, tmp_path / "out", **QUIET)
+    assert not first.reused
+    again = run_stage(config, tmp_path / "out", **QUIET)
+    assert again.reused
+    assert again.metrics == first.metrics
+    changed = run_stage(config, tmp_path / "out", {"model.stage.steps": 3}, **QUIET)
+    assert not changed.reused
+    assert "model.stage.steps 6 -> 3" in caplog.text
+    assert len(losses(changed.folder)) == 3
+
+
+def test_an_unfinished_run_of_other_settings_is_not_resumed(stage_file, tmp_path):
+    config = stage_file()
+    with pytest.raises(RuntimeError):
+        run_stage(config, tmp_path / "o", checkpoint_every=1, callbacks=[StopAfter(3)], **QUIET)
+    other = {"model.stage.learning_rate": 1e-4}
+    anew = run_stage(config, tmp_path / "o", other, **QUIET)
+    assert losses(anew.folder) == losses(run_stage(config, tmp_path / "p", other, **QUIET).folder)
+
+
+def test_the_record_tells_what_was_done(stage_file, tmp_path, world):
+    config = stage_file(data={"val": [{"json": str(world / "captions.json")}]})
+    result = run_stage(config, tmp_path / "out", records=tmp_path / "records", **QUIET)
+    record = read_record(tmp_path / "records" / "train-tiny-world-alignment-seed0.json")
+    assert record["metrics"]["steps"]["mean"] == 6
+    assert record["metrics"]["unreadable_videos"]["mean"] == 0
+    assert record["metrics"]["val_loss"]["mean"] > 0
+    assert record["settings"]["model"]["stage"]["learning_rate"] == 1e-2
+    assert record["data_checksum"]
+    assert "projector" in result.table
+    assert str(tmp_path) not in str(record)
+
+
+def test_other_seeds_see_other_batches_and_start_elsewhere(stage_file, tmp_path):
+    config = stage_file()
+    runs = [
+        run_stage(config, tmp_path / str(seed), {"model.seed": seed}, **QUIET) for seed in (0, 1)
+    ]
+    assert losses(runs[0].folder)[0] != losses(runs[1].folder)[0]
+
+
+def test_scale_and_epochs_count_steps(stage_file, tmp_path):
+    """Eighteen captions, three videos of three a step: two steps an epoch."""
+    epochs = run_stage(stage_file(steps=None, epochs=3), tmp_path / "a", **QUIET)
+    assert epochs.metrics["steps"]["mean"] == 6
+    scaled = run_stage(stage_file(), tmp_path / "b", scale=0.5, **QUIET)
+    assert scaled.metrics["steps"]["mean"] == 3
+
+
+# ---------------------------------------------------------------- from stage to stage
+
+
+def test_the_next_stage_starts_where_the_last_ended(stage_file, tmp_path):
+    first = run_stage(stage_file(), tmp_path / "out", **QUIET)
+    catch = Catch()
+    config = stage_file("tuning", trains=["token_rows.weight"], init_from="alignment", steps=2)
+    second = run_stage(config, tmp_path / "out", callbacks=[catch], **QUIET)
+    from safetensors.torch import load_file
+
+    kept, before = load_file(second.weights), load_file(first.weights)
+    assert torch.equal(catch.before["projector.weight"], before["projector.weight"])
+    assert set(kept) == {"projector.weight", "projector.bias", "token_rows.weight"}
+    assert torch.equal(kept["projector.weight"], before["projector.weight"])
+
+
+def test_a_stage_without_its_forerunner_is_refused(stage_file, tmp_path):
+    config = stage_file("tuning", init_from="alignment")
+    with pytest.raises(WeightsError, match=r"alignment: no finished stage here"):
+        run_stage(config, tmp_path / "out", **QUIET)
+
+
+def test_hand_over_refuses_missing_unexpected_and_misshapen(stage_file, tmp_path, tiny):
+    from safetensors.torch import load_file, save_file
+
+    done = run_stage(stage_file(steps=1), tmp_path / "out", **QUIET)
+    tensors = load_file(done.weights)
+    for change, complaint in (
+        ({"projector.bias": None}, "the file lacks: projector.bias"),
+        ({"projector.extra": torch.zeros(2)}, "the model lacks: projector.extra"),
+        ({"projector.bias": torch.zeros(3)}, "another shape: projector.bias"),
+    ):
+        wrong = {k: v for k, v in (tensors | change).items() if v is not None}
+        save_file(wrong, done.weights)
+        model = tiny()
+        before = model.projector.weight.clone()
+        with pytest.raises(WeightsError, match=complaint):
+            load_weights(model, done.folder)
+        assert torch.equal(model.projector.weight, before)
+    save_file(tensors, done.weights)
+    model = tiny()
+    assert load_weights(model, done.weights).name == "alignment"
+    assert torch.equal(model.projector.weight, tensors["projector.weight"])
+
+
+def test_a_pattern_that_matches_nothing_is_refused(stage_file, tmp_path):
+    with pytest.raises(UserError, match=r"no parameter matches 'qformer"):
+        run_stage(stage_file(trains=["qformer.*"]), tmp_path / "out", **QUIET)
+
+
+def test_run_stages_runs_a_system_in_order(stage_file, tmp_path, monkeypatch):
+    folder = tmp_path / "experiments" / "tiny"
+    folder.mkdir(parents=True)
+    for name, before in (("tuning", "alignment"), ("alignment", None)):
+        stage_file(name, init_from=before, steps=1).rename(folder / f"world_{name}.yaml")
+    monkeypatch.chdir(tmp_path)
+    done = run_stages("tiny", out=tmp_path / "out", **QUIET)
+    assert [r.name for r in done] == ["alignment", "tuning"]
+    with pytest.raises(UserError, match="unknown stage 'tunin' of tiny; known: alignment, tuning"):
+        run_stages("tiny", out=tmp_path / "out", stages="tunin", **QUIET)
+
+
+def test_overfits_one_batch(stage_file, tmp_path, world):
+    """All answers of one batch can be learnt by heart when enough trains."""
+    config = stage_file(
+        trains=["projector.*", "language_model.*"],
+        steps=60,
+        batch_size=40,
+        learning_rate=1e-2,
+        data={
+            "train": [{"json": str(world / "conversations.json"), "limit": 2}],
+            "questions_per_video": 30,
+        },
+    )
+    done = run_stage(config, tmp_path / "out", **QUIET)
+    first, last = (float(losses(done.folder)[i][1]) for i in (0, -1))
+    assert first > 3
+    assert last < 0.3

@@ -1,0 +1,91 @@
+"""Stories keep the rules that make every question answerable."""
+
+from collections import Counter
+
+import pytest
+
+from vlmcourse.errors import UserError
+from vlmcourse.world.story import (
+    SLIDE,
+    Story,
+    StorySettings,
+    is_held_out,
+    sample_story,
+)
+
+STORIES = [sample_story(seed) for seed in range(300)]
+
+
+def test_same_seed_same_story_and_other_seed_another():
+    assert sample_story(5) == sample_story(5)
+    assert len({s.to_json() for s in STORIES}) == len(STORIES)
+
+
+def test_json_round_trip():
+    for story in STORIES[:50]:
+        assert Story.from_json(story.to_json()) == story
+
+
+def test_events_lie_within_the_clip_and_never_overlap():
+    for story in STORIES:
+        busy = Counter(t for e in story.events for t in range(e.start_s, e.end_s))
+        assert all(n == 1 for n in busy.values())
+        assert all(0 <= t < story.duration_s for t in busy)
+
+
+def test_things_never_share_a_place_even_after_sliding():
+    for story in STORIES:
+        for time_s in (0.0, story.duration_s):
+            places = [story.place_at(i, time_s) for i in range(len(story.things))]
+            if story.mark:
+                places.append((story.mark.row, story.mark.column))
+            assert len(set(places)) == len(places)
+
+
+def test_a_slide_has_still_seconds_on_both_sides():
+    slides = [(s, e) for s in STORIES for e in s.events if e.action == SLIDE]
+    assert slides
+    for story, event in slides:
+        assert event.start_s >= 1
+        assert event.end_s < story.duration_s
+        before = story.place_at(event.thing, event.start_s)
+        after = story.place_at(event.thing, event.end_s)
+        assert sum(abs(a - b) for a, b in zip(before, after)) == 1
+
+
+def _has_held_out(story: Story) -> bool:
+    done = [(story.things[e.thing], e.action) for e in story.events]
+    return any(is_held_out(t.colour, t.shape, a) for t, a in done)
+
+
+def test_held_out_combinations_are_excluded_or_required():
+    assert not any(_has_held_out(s) for s in STORIES)
+    required = StorySettings(held_out="require")
+    assert all(_has_held_out(sample_story(seed, required)) for seed in range(100))
+
+
+def test_number_of_events_is_spread_evenly():
+    counts = Counter(len(s.events) for s in STORIES)
+    assert set(counts) == {1, 2, 3, 4}
+    assert min(counts.values()) > 0.15 * len(STORIES)
+
+
+@pytest.mark.parametrize("duration_s", [4, 60, 600])
+def test_any_length(duration_s):
+    settings = StorySettings(duration_s=duration_s, events=(1, 2))
+    assert sample_story(3, settings).duration_s == duration_s
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"duration_s": 2}, "duration_s"),
+        ({"held_out": "maybe"}, "held_out"),
+        ({"things": (0, 2)}, "things"),
+        ({"events": (1, 9)}, "events"),
+        ({"held_out": "require", "events": (0, 2)}, "held_out"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(wrong, named):
+    with pytest.raises(UserError, match=named):
+        StorySettings(**wrong)

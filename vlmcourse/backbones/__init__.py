@@ -1,0 +1,1 @@
+"""Frozen picture encoders, the language model and its tokenizers."""

@@ -1,0 +1,51 @@
+"""Official checkpoint files to our modules and back, one key map per system.
+
+`load_released(system, folder)` builds a system at the paper's size with the downloaded official
+weights.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmcourse.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlmcourse.systems.base import VideoLanguageModel
+
+
+def _video_chatgpt(folder: Path, device: str, dtype: "torch.dtype") -> "VideoLanguageModel":
+    from vlmcourse.checkpoints import video_chatgpt
+
+    return video_chatgpt.load_released(folder, device, dtype)
+
+
+LOADERS: dict[str, Callable[[Path, str, "torch.dtype"], "VideoLanguageModel"]] = {
+    "video_chatgpt": _video_chatgpt,
+}
+
+
+def load_released(
+    system: str, folder: str | Path, device: str = "cpu", dtype: "torch.dtype | None" = None
+) -> "VideoLanguageModel":
+    """Build a system at the paper's size with its official weights.
+
+    Args:
+        system: a key of `LOADERS`.
+        folder: holds the downloaded files; the module of each system says which and under what
+            names.
+        device: where to put it.
+        dtype: None takes half precision on a GPU and float32 elsewhere.
+
+    Raises:
+        UserError: an unknown system, or a file that is missing, damaged or of another model.
+    """
+    import torch
+
+    if system not in LOADERS:
+        raise UserError(f"no released weights known for {system!r}. Known: {', '.join(LOADERS)}")
+    if dtype is None:
+        dtype = torch.float16 if str(device).startswith("cuda") else torch.float32
+    return LOADERS[system](Path(folder), device, dtype)

@@ -1,0 +1,1 @@
+"""Measured answers: probes with controls, and timings, as records."""

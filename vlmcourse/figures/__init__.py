@@ -1,0 +1,26 @@
+"""The course's pictures, in one style; every function returns a matplotlib ``Figure``.
+
+A figure that is the last value of a notebook cell shows itself once, as a PNG under 60 kB.
+"""
+
+from vlmcourse.figures.diagrams import family_tree, token_strip
+from vlmcourse.figures.media import film_strip, heat_over_frames, spectrogram, waveform
+from vlmcourse.figures.results import accuracy_bars, loss_curves, read_curve
+from vlmcourse.figures.style import PALETTE, fit_png, new_figure, png_bytes, use_house_style
+
+__all__ = [
+    "PALETTE",
+    "accuracy_bars",
+    "family_tree",
+    "film_strip",
+    "fit_png",
+    "heat_over_frames",
+    "loss_curves",
+    "new_figure",
+    "png_bytes",
+    "read_curve",
+    "spectrogram",
+    "token_strip",
+    "use_house_style",
+    "waveform",
+]

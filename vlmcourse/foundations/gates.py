@@ -1,0 +1,128 @@
+"""The gates a foundation has to pass before it is frozen and shipped."""
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+
+from vlmcourse.foundations.language import packed_logits
+from vlmcourse.foundations.text_rows import IGNORED, TextBatch, make_batch
+from vlmcourse.foundations.vision import sample_frame
+
+KIND_FAMILY = {
+    **dict.fromkeys(("colour", "shape", "size"), "appearance"),
+    "where": "place",
+    "count": "count",
+    "exists": "existence",
+    **dict.fromkeys(("does", "which"), "action"),
+    "number": "detail",
+    "direction": "direction",
+    **dict.fromkeys(("first", "last", "before", "after"), "order"),
+    **dict.fromkeys(("when", "at"), "when"),
+    "how_long": "how_long",
+    "events": "event_count",
+    **dict.fromkeys(("heard", "sound_when", "sound_first"), "sound"),
+    **dict.fromkeys(("called", "who"), "speech"),
+    "recall": "recall",
+    "caption": "caption",
+}
+
+
+def exact_answers(model, batch: TextBatch) -> dict[str, list[bool]]:
+    """Say for every question, by kind, whether greedy decoding gives exactly the answer.
+
+    Teacher forcing decides this exactly: the greedy answer equals the true one if and only if every
+    word of it (and the end token) is the likeliest after the true words before it.
+    """
+    with torch.no_grad():
+        logits = packed_logits(model, batch)
+    wrong = (logits.argmax(-1) != batch.labels) & (batch.labels != IGNORED)
+    result = defaultdict(list)
+    for row, kinds in enumerate(batch.kinds):
+        for number, kind in enumerate(kinds, start=1):
+            here = batch.segments[row] == number
+            result[kind].append(not bool((wrong[row] & here).any()))
+    return result
+
+
+def language_gates(
+    model, form: str, batches: int = 40, seed: int = 900_000_000
+) -> dict[str, list[bool]]:
+    """Ask about held-out scenes described in one form; `{kind: [right, ...]}`."""
+    result = defaultdict(list)
+    for index in range(batches):
+        batch = make_batch(
+            seed + index,
+            form,
+            questions_per_row=24,
+            offset_share=0.0,
+            captions=0.0,
+            held_out="require",
+        )
+        for kind, right in exact_answers(model, batch).items():
+            result[kind] += right
+    return result
+
+
+PROBED = ("colour", "shape", "state", "size", "place", "digit")
+
+
+def vision_gates(
+    encoder, train_frames: int = 2000, test_frames: int = 800, seed: int = 800_000_000
+) -> dict[str, list[bool]]:
+    """Read words off single patch tokens with a linear (ridge) probe, on held-out scenes.
+
+    The token under a thing's centre is mapped linearly to one-hot words; the probe is fitted on
+    scenes like the training ones and tested on scenes with held-out combinations of colour, shape
+    and action.
+
+    Returns:
+        `{word slot: [right, ...]}`; "state" is the visible action or `still`.
+    """
+    fitted = _probe_data(encoder, train_frames, seed, "exclude")
+    tested = _probe_data(encoder, test_frames, seed + train_frames, "require")
+    result = {}
+    for slot in PROBED:
+        x, words = fitted[slot]
+        classes = sorted(set(words))
+        targets = torch.eye(len(classes))[[classes.index(w) for w in words]]
+        mean, scale = x.mean(0), x.std(0) + 1e-6
+        weights = _ridge((x - mean) / scale, targets)
+        x_test, words_test = tested[slot]
+        inputs = torch.cat([(x_test - mean) / scale, torch.ones(len(x_test), 1)], 1)
+        guesses = (inputs @ weights).argmax(1).tolist()
+        result[slot] = [classes[g] == w for g, w in zip(guesses, words_test, strict=True)]
+    return result
+
+
+def _ridge(x, targets, penalty: float = 1.0):
+    x = torch.cat([x, torch.ones(len(x), 1)], 1).double()
+    gram = x.T @ x + penalty * torch.eye(x.shape[1], dtype=torch.float64)
+    return torch.linalg.solve(gram, x.T @ targets.double()).float()
+
+
+def _probe_data(encoder, frames: int, seed: int, held_out: str):
+    pictures, labels = [], []
+    for index in range(frames):
+        picture, found = sample_frame(np.random.default_rng(seed + index), held_out)
+        pictures.append(torch.from_numpy(picture))
+        labels.append(found)
+    encoder.eval()
+    with torch.no_grad():
+        features = torch.cat(
+            [
+                encoder(encoder.preprocess(torch.stack(pictures[i : i + 100])))
+                for i in range(0, frames, 100)
+            ]
+        )  # [F, P, D]
+    side = int(features.shape[1] ** 0.5)
+    data = {slot: ([], []) for slot in PROBED}
+    for index, found in enumerate(labels):
+        for label in found:
+            patch = min(int(label.y * side), side - 1) * side + min(int(label.x * side), side - 1)
+            words = {**label.words, "place": f"{label.words['row']} {label.words['column']}"}
+            for slot in PROBED:
+                if slot in words and not (slot == "place" and "digit" in words):
+                    data[slot][0].append(features[index, patch])
+                    data[slot][1].append(words[slot])
+    return {slot: (torch.stack(x), words) for slot, (x, words) in data.items()}

@@ -1,0 +1,88 @@
+"""Train a foundation by its committed recipe, resumably, and export it."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from vlmcourse.backbones.foundations import FOUNDATIONS
+from vlmcourse.foundations.tokenizer import build_tokenizer
+
+EXPERIMENTS = FOUNDATIONS.parents[1] / "experiments" / "foundations"
+RECIPES = {
+    "vision_encoder": EXPERIMENTS / "vision_encoder.yaml",
+    "language_model": EXPERIMENTS / "language_model.yaml",
+}
+
+
+def train_foundation(name: str, out: Path, overrides: tuple[str, ...] = (), save_every: int = 200):
+    """Train one foundation from its YAML; a killed run goes on from its last checkpoint.
+
+    Args:
+        name: a key of `RECIPES`.
+        out: folder of checkpoints and of the loss log.
+        overrides: more LightningCLI arguments, such as `--trainer.max_steps=10`.
+        save_every: steps between checkpoints.
+
+    Returns:
+        The trained LightningModule and its logged losses.
+    """
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.cli import LightningCLI
+
+    last = out / "last.ckpt"
+    torch.set_num_threads(1)  # one thread is as fast at this size, and sums in a fixed order
+    arguments = ["fit", f"--config={RECIPES[name]}", *overrides]
+    if last.exists():
+        arguments.append(f"--ckpt_path={last}")
+    checkpoints = ModelCheckpoint(
+        dirpath=out, save_last=True, save_top_k=0, every_n_train_steps=save_every
+    )
+    log = {"save_dir": str(out), "name": "log", "version": 0}
+    done = LightningCLI(
+        args=arguments,
+        save_config_callback=None,
+        trainer_defaults={
+            "accelerator": "cpu",
+            "max_epochs": -1,
+            "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log},
+            "callbacks": [checkpoints],
+            "log_every_n_steps": 20,
+            "enable_model_summary": False,
+        },
+    )
+    table = list(csv.DictReader((out / "log" / "version_0" / "metrics.csv").open()))
+    return done.model, [float(row["loss"]) for row in table if row.get("loss")]
+
+
+def export(name: str, module) -> Path:
+    """Write a trained foundation to where the course reads it."""
+    return export_vision(module) if name == "vision_encoder" else export_language(module)
+
+
+def export_vision(module, folder: Path = FOUNDATIONS) -> Path:
+    """Write the encoder's weights; returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "vision_encoder.safetensors"
+    temporary = path.with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in module.encoder.state_dict().items()}, temporary)
+    temporary.replace(path)
+    return path
+
+
+def export_language(module, folder: Path = FOUNDATIONS) -> Path:
+    """Write the language model, its tokenizer and chat template as a transformers folder."""
+    target = folder / "language_model"
+    temporary = folder / "language_model.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    module.model.save_pretrained(temporary)
+    build_tokenizer().save_pretrained(temporary)
+    config = json.loads((temporary / "config.json").read_text())
+    config.pop("transformers_version", None)
+    (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.replace(target)
+    return target

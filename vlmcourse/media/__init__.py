@@ -1,0 +1,1 @@
+"""Files to arrays: video, sound, subtitles, and every system's rule for choosing frames."""

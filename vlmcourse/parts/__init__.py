@@ -1,0 +1,1 @@
+"""The ideas under study, one per file: tensors in, tensors out, no I/O and no hidden state."""

@@ -1,0 +1,367 @@
+"""The one abstraction: a video language model is frames, a connector and a language model.
+
+The base owns what is the same in all of them: splicing, loss, generation. A system gives what its
+paper
+invented: its encoder, its connector, its layout (in its processor), its surgery, its stages.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlmcourse.conversation import IGNORED, PICTURE, SOUND, TEXT, TokenRow, Turn
+from vlmcourse.parts.packing import packed_mask, packed_positions
+from vlmcourse.systems.batch import Batch, Media, collate, video_features
+from vlmcourse.systems.generation import TextStream, generation_config
+from vlmcourse.systems.processor import Clip, Processor
+from vlmcourse.systems.splice import SpliceError, splice
+from vlmcourse.systems.stages import Stage
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a batch.
+
+    Attributes:
+        loss: scalar, mean over all trained tokens of the batch; exactly 0 (with zero gradients)
+            when the batch trains none.
+        token_loss: `[M]` loss of every trained token, row by row.
+        rows: `[M]` row of each of them.
+        segments: `[M]` its segment (the question, in a packed row).
+        correct: `[M]` bool, whether the most likely token is the right one.
+    """
+
+    loss: Tensor
+    token_loss: Tensor
+    rows: Tensor
+    segments: Tensor
+    correct: Tensor
+
+    @property
+    def num_targets(self) -> int:
+        return self.token_loss.numel()
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A video that a model has seen: its layout facts and its frozen features, reusable for any
+    question.
+    """
+
+    clip: Clip
+    pictures: Media | None
+    sounds: Media | None = None
+
+
+class VideoLanguageModel(nn.Module):
+    """Base of every system.
+
+    A subclass defines `connect` and `stages`, and where its paper asks for it `encode_frames`,
+    `encode_sound`, `connect_sound`, `embed_text` or `language_inputs`.
+
+    Args:
+        language_model: a transformers causal LM.
+        vision_encoder: frozen; `forward(pixels [N, 3, h, w]) -> [N, P, D]`, with `preprocess`. None
+            for a model that is only ever given features.
+        processor: files and conversations to rows; None for a model that is only ever given
+            batches.
+    """
+
+    def __init__(
+        self,
+        language_model: nn.Module,
+        vision_encoder: nn.Module | None,
+        processor: Processor | None,
+    ):
+        super().__init__()
+        self.language_model = language_model
+        self.vision_encoder = vision_encoder
+        self.processor = processor
+
+    # What a system gives
+
+    def connect(
+        self, features: Tensor, frame_mask: Tensor, times_s: Tensor, **extras: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Features `[V, T, P, D]` to language-model tokens `[V, N, E]` and their mask `[V, N]`."""
+        raise TypeError(f"{type(self).__name__} has no connector")
+
+    def connect_sound(
+        self, features: Tensor, frame_mask: Tensor, times_s: Tensor, **extras: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same for sound."""
+        raise TypeError(f"{type(self).__name__} does not listen")
+
+    def encode_sound(self, inputs: Tensor) -> Tensor:
+        """Sound as the frozen encoder takes it, `[N, ...]`, to features `[N, P, D]`."""
+        raise TypeError(f"{type(self).__name__} does not listen")
+
+    @staticmethod
+    def stages(preset: str) -> list[Stage]:
+        """The paper's training stages in order, with the settings of a preset."""
+        raise TypeError("a system has stages")
+
+    def language_inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Attention mask and positions for the language model.
+
+        A system with its own positions or with experts overrides this; the keys are keyword
+        arguments of the language model's forward.
+        """
+        if batch.segments is not None:
+            return {
+                "attention_mask": self._mask_values(packed_mask(batch.segments)),
+                "position_ids": packed_positions(batch.segments),
+            }
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        return {"attention_mask": batch.attention.long(), "position_ids": positions}
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """Embeddings `[B, L, E]` of ids `[B, L]`; those at places of media are replaced
+        afterwards.
+        """
+        return self.language_model.get_input_embeddings()(ids)
+
+    video_depends_on_question = False
+    """Whether the connector reads the question (an instructed Q-Former does)."""
+
+    def question_media(
+        self, watched: Watched, questions: Sequence[str]
+    ) -> tuple[Media | None, Media | None]:
+        """Pictures and sounds for one prompt a question about the same video."""
+        both = (watched.pictures, watched.sounds)
+        return tuple(None if media is None else media.repeat(len(questions)) for media in both)
+
+    # What all systems share
+
+    def train(self, mode: bool = True) -> "VideoLanguageModel":
+        """As `nn.Module.train`, but parts without a trainable parameter stay in eval mode."""
+        super().train(mode)
+        for part in self.children():
+            if not any(p.requires_grad for p in part.parameters()):
+                part.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.get_input_embeddings().weight.device
+
+    def encode_frames(self, pixels: Tensor, chunk: int = 32) -> Tensor:
+        """Frozen features of frames, `chunk` at a time; never on the graph unless the encoder
+        trains.
+
+        Args:
+            pixels: `[N, 3, h, w]`, preprocessed.
+
+        Returns:
+            `[N, P, D]`.
+        """
+        trains = any(p.requires_grad for p in self.vision_encoder.parameters())
+        pixels = pixels.to(next(self.vision_encoder.parameters()).dtype)
+        with nullcontext() if trains else torch.no_grad():
+            return torch.cat([self.vision_encoder(part) for part in pixels.split(chunk)])
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Embeddings `[B, L, E]` with connector tokens in the places of media."""
+        embeddings = self.embed_text(batch.ids)
+        for kind, media, encode, connect in (
+            (PICTURE, batch.pictures, self.encode_frames, self.connect),
+            (SOUND, batch.sounds, self.encode_sound, self.connect_sound),
+        ):
+            places = batch.kinds == kind
+            if media is None:
+                if bool(places.any()):
+                    raise SpliceError("a row has places for media, but the batch brings none")
+                continue
+            tokens, mask = connect(
+                self._features(media, encode), media.frame_mask, media.times_s, **media.extras
+            )
+            embeddings = splice(embeddings, places, tokens, mask, media.rows)
+        return embeddings
+
+    def _features(self, media: Media, encode: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Features of media: cached ones, else encoded now; None where an extra takes their
+        place.
+        """
+        if media.features is not None:
+            return media.features.to(self._dtype)
+        if media.inputs is None:
+            return None
+        encoded = encode(media.inputs[media.frame_mask]).to(self._dtype)  # [sum of T, P, D]
+        features = encoded.new_zeros(*media.frame_mask.shape, *encoded.shape[1:])
+        features[media.frame_mask] = encoded
+        return features
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.language_model.get_input_embeddings().weight.dtype
+
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """Last hidden states `[B, L, E]` (after the final norm)."""
+        decoder = self.language_model.get_decoder()
+        inputs = self.language_inputs(batch)
+        return decoder(inputs_embeds=self.embed(batch), use_cache=False, **inputs).last_hidden_state
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits `[B, L, vocabulary]` of every position; large, so training does not use it."""
+        return self.language_model.get_output_embeddings()(self.hidden_states(batch))
+
+    def forward(self, batch: Batch) -> Loss:
+        """Cross entropy of the trained tokens, a mean over all of them (not a mean of row means).
+
+        Only positions that predict a trained token go through the output layer.
+
+        Differs: the official codes give NaN for a batch in which nothing is trained; here the loss
+            is 0.
+        """
+        hidden = self.hidden_states(batch)[:, :-1]
+        targets = batch.labels[:, 1:]
+        chosen = targets != IGNORED
+        logits = self.language_model.get_output_embeddings()(
+            hidden[chosen]
+        ).float()  # [M, vocabulary]
+        wanted = targets[chosen]
+        token_loss = F.cross_entropy(logits, wanted, reduction="none")  # [M]
+        rows = chosen.nonzero()[:, 0]
+        segments = (
+            torch.zeros_like(rows) if batch.segments is None else batch.segments[:, 1:][chosen]
+        )
+        loss = token_loss.sum() / max(token_loss.numel(), 1)
+        if token_loss.numel() == 0:
+            loss = loss + 0.0 * hidden.sum()
+        return Loss(loss, token_loss, rows, segments, logits.argmax(-1) == wanted)
+
+    # Answering
+
+    @torch.no_grad()
+    def watch(self, path: str | Path) -> Watched:
+        """Read a video file and compute its frozen features once. Raises MediaError for a bad
+        file.
+        """
+        clip = self.processor.read(path)
+        pixels = self.vision_encoder.preprocess(clip.frames)
+        features = self.encode_frames(pixels.to(self.device))
+        return self.remember(features, clip)
+
+    def remember(self, features: Tensor, clip: Clip) -> Watched:
+        """A watched video from features `[T, P, D]` that were computed before."""
+        media = video_features(features, clip.times_s)
+        return Watched(clip, media.to(self.device))
+
+    @torch.no_grad()
+    def answer(
+        self,
+        watched: Watched,
+        questions: Sequence[str],
+        history: Sequence[Turn] = (),
+        share_prefix: bool = True,
+        **settings: Any,
+    ) -> list[str]:
+        """Answer questions about one video, each on its own, as one batch.
+
+        Args:
+            watched: from `watch` or `remember`; its features are used again for every call.
+            questions: plain text.
+            history: earlier turns of the conversation, the same for all questions.
+            share_prefix: let the language model read only once what all prompts begin with, if the
+                video is in there.
+            settings: as in `generate`.
+
+        Returns:
+            One text a question, in order.
+        """
+        pad = self.processor.tokenizer.pad_id
+        rows = [self.processor.question_row(q, watched.clip, history) for q in questions]
+        same_video = share_prefix and not self.video_depends_on_question and len(rows) > 1
+        shared = _shared_prefix(rows) if same_video else 0
+        if shared == 0:
+            pictures, sounds = self.question_media(watched, questions)
+            batch = collate(rows, pad, pictures, sounds, side="left")
+            return self.generate(batch.to(self.device), **settings)
+        prefix = collate([rows[0].part(0, shared)], pad, watched.pictures, watched.sounds)
+        prefix = prefix.to(self.device)
+        embeddings = self.embed(prefix)  # [1, S, E]
+        read = self.language_model.get_decoder()(
+            inputs_embeds=embeddings, use_cache=True, **self.language_inputs(prefix)
+        )
+        cache = read.past_key_values
+        behind = collate([row.part(shared, len(row)) for row in rows], pad, side="left")
+        behind = behind.to(self.device)
+        embeddings = torch.cat(
+            [embeddings.expand(len(rows), -1, -1), self.embed_text(behind.ids)], dim=1
+        )
+        whole = Batch(
+            *(
+                torch.cat([getattr(prefix, name).expand(len(rows), -1), getattr(behind, name)], 1)
+                for name in ("ids", "attention", "kinds")
+            )
+        )
+        return self._generate(embeddings, self.language_inputs(whole), cache, **settings)
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, **settings: Any) -> list[str]:
+        """Continue every row of a batch.
+
+        Args:
+            batch: padded at the left (`collate(..., side="left")`), not packed.
+            settings: `max_new_tokens=64`, `temperature=0.0` (0 takes the likeliest token),
+                `top_p=1.0`, `num_beams=1`, `repetition_penalty=1.0`, `length_penalty=1.0`, and
+                `streamer`: a function that gets text as it grows (one row only).
+
+        Raises:
+            ValueError: rows that do not end together, packed rows, or a stream of several rows.
+        """
+        if batch.segments is not None or not bool(batch.attention[:, -1].all()):
+            raise ValueError('generation needs unpacked rows, padded with side="left"')
+        return self._generate(self.embed(batch), self.language_inputs(batch), None, **settings)
+
+    def _generate(
+        self,
+        embeddings: Tensor,
+        inputs: dict[str, Tensor],
+        cache: Any,
+        num_beams: int = 1,
+        streamer: Callable[[str], None] | None = None,
+        **settings: Any,
+    ) -> list[str]:
+        """Generate behind prompt embeddings `[B, L, E]`, whose beginning may already be in the
+        cache.
+        """
+        tokenizer = self.processor.tokenizer
+        if streamer is not None and (len(embeddings) > 1 or num_beams > 1):
+            raise ValueError("a stream shows one row without beams")
+        if cache is not None:
+            cache.batch_repeat_interleave(len(embeddings) * num_beams)
+        ids = self.language_model.generate(
+            inputs_embeds=embeddings,
+            past_key_values=cache,
+            generation_config=generation_config(tokenizer, num_beams=num_beams, **settings),
+            streamer=None if streamer is None else TextStream(tokenizer.decode, streamer),
+            **inputs,
+        )
+        return [tokenizer.decode(row.tolist()).strip() for row in ids]
+
+    def _mask_values(self, visible: Tensor) -> Tensor:
+        """A bool mask `[B, 1, L, L]` as the language model's attention takes it."""
+        if self.language_model.config._attn_implementation == "sdpa":
+            return visible
+        lowest = torch.finfo(self._dtype).min
+        return torch.zeros(visible.shape, dtype=self._dtype, device=visible.device).masked_fill(
+            ~visible, lowest
+        )
+
+
+def _shared_prefix(rows: Sequence[TokenRow]) -> int:
+    """Length of what all prompts begin with, leaving each a rest; 0 if media stand outside of
+    it.
+    """
+    length = min(len(row) for row in rows) - 1
+    while length and any(row.ids[:length] != rows[0].ids[:length] for row in rows):
+        length -= 1
+    outside = any(kind != TEXT for row in rows for kind in row.kinds[length:])
+    return 0 if outside else length

@@ -1,0 +1,205 @@
+"""One stage of one system as a LightningModule: what is frozen, what trains, and how."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from vlmcourse import systems
+from vlmcourse.errors import UserError
+from vlmcourse.systems.base import Loss, VideoLanguageModel
+from vlmcourse.systems.batch import Batch
+from vlmcourse.systems.stages import Stage, parameter_table, set_trainable
+from vlmcourse.training.weights import load_weights, names_matching
+
+log = logging.getLogger(__name__)
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+class VideoInstruction(pl.LightningModule):
+    """A system in training.
+
+    Args:
+        system: name, see `systems.CONSTRUCTORS`.
+        stage: what trains and with which settings.
+        preset: "world" or "paper".
+        seed: of the first values of what trains; together with a step's number also of what is
+            random in that step (dropout), so that a resumed run repeats it.
+        init_from: a finished stage's folder or weights; its tensors are loaded by name and checked.
+        weights: folder of the frozen parts: foundations (world; None for the usual place) or the
+            downloaded official files (paper).
+        fresh: give what trains new random values (official files bring trained ones).
+
+    Raises:
+        UserError: an unknown name; patterns that match nothing; weights that do not fit.
+    """
+
+    strict_loading = False  # checkpoints hold what trains; `on_load_checkpoint` checks it by name
+
+    def __init__(
+        self,
+        system: str,
+        stage: Stage,
+        preset: str = "world",
+        seed: int = 0,
+        init_from: Path | None = None,
+        weights: Path | None = None,
+        fresh: bool = False,
+    ):
+        super().__init__()
+        if stage.schedule not in SCHEDULES:
+            raise UserError(f"unknown schedule {stage.schedule!r}; known: {', '.join(SCHEDULES)}")
+        if (stage.steps is None) == (stage.epochs is None):
+            raise UserError("a stage needs either steps or epochs, and the other null")
+        self.system, self.stage, self.seed = system, stage, seed
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = _built(system, preset, weights)
+        self.inherited: tuple[str, ...] = ()
+        if init_from is not None:
+            self.inherited = load_weights(self.model, init_from).trains
+        try:
+            self.trained = set_trainable(self.model, stage.trains)
+        except ValueError as error:
+            raise UserError(f"stage {stage.name!r}: {error}") from error
+        if fresh:
+            self._reset(seed)
+        self.train()
+
+    def _reset(self, seed: int) -> None:
+        """New random values for every layer that trains."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for part in self.model.modules():
+                own = list(part.parameters(recurse=False))
+                if own and own[0].requires_grad and hasattr(part, "reset_parameters"):
+                    part.reset_parameters()
+
+    def table(self) -> str:
+        """What is frozen and what trains, with counts."""
+        return f"stage {self.stage.name}\n{parameter_table(self.model)}"
+
+    def weights_to_keep(self) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+        """Patterns and tensors that this stage or one before it trained: all that the next one
+        needs."""
+        patterns = tuple(dict.fromkeys((*self.inherited, *self.stage.trains)))
+        parameters = dict(self.model.named_parameters())
+        return patterns, {name: parameters[name] for name in names_matching(self.model, patterns)}
+
+    def train(self, mode: bool = True) -> "VideoInstruction":
+        """Training mode, but parts that are wholly frozen stay as they answer (no dropout, fixed
+        norms)."""
+        super().train(mode)
+        for part in self.model.modules():
+            parameters = list(part.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                part.eval()
+        return self
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        result = self.model(batch)
+        return {"loss": result.loss, **counts(result)}
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Loss and share of right answer tokens over batches, every token counting the same.
+
+        Returns:
+            `{"loss", "answer_accuracy", "tokens"}`; empty without batches.
+        """
+        loss = correct = tokens = 0.0
+        was_training = self.training
+        self.eval()
+        try:
+            for batch in batches:
+                result = self.model(batch.to(self.device))
+                loss += float(result.token_loss.sum())
+                correct += float(result.correct.sum())
+                tokens += result.num_targets
+        finally:
+            self.train(was_training)
+        if tokens == 0:
+            return {}
+        return {"loss": loss / tokens, "answer_accuracy": correct / tokens, "tokens": tokens}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW (decay on matrices only) and the stage's schedule, step by step."""
+        stage = self.stage
+        chosen = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in chosen if p.ndim > 1], "weight_decay": stage.weight_decay},
+            {"params": [p for p in chosen if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=stage.learning_rate,
+            betas=stage.betas,
+        )
+        total = self.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: learning_rate_factor(stage, step, total)
+        )
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        return batch.to(device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {f"model.{n}": state[f"model.{n}"] for n in self.trained}
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        found, wanted = set(checkpoint["state_dict"]), {f"model.{n}" for n in self.trained}
+        if found != wanted:
+            raise UserError(
+                f"the checkpoint is of another stage: {', '.join(sorted(found ^ wanted)[:6])}"
+            )
+
+
+def _built(system: str, preset: str, weights: Path | None) -> VideoLanguageModel:
+    """A system with its frozen parts, on the CPU. Raises UserError."""
+    if preset != "paper":
+        return systems.build(system, preset, "cpu", weights)
+    from vlmcourse.checkpoints import load_released
+
+    if weights is None:
+        raise UserError("the paper preset trains from downloaded files: say model.weights=FOLDER")
+    return load_released(system, weights, "cpu", torch.float32)
+
+
+def counts(result: Loss) -> dict[str, float]:
+    """What is logged of a batch besides its loss: right and trained tokens."""
+    return {"correct": result.correct.sum().detach(), "tokens": result.num_targets}
+
+
+def learning_rate_factor(stage: Stage, step: int, total: int) -> float:
+    """The share of the learning rate at a step, from 0 on: linear warm-up, then the schedule.
+
+    Official: as `get_cosine_schedule_with_warmup` of transformers, which the papers' trainers use:
+    the first step of a warm-up has rate 0. Differs: the cosine may end at `min_learning_rate`.
+    """
+    warmup = math.ceil(total * stage.warmup_ratio)
+    if step < warmup:
+        return step / warmup
+    done = min((step - warmup) / max(total - warmup, 1), 1.0)
+    lowest = stage.min_learning_rate / stage.learning_rate
+    shape = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "linear": 1 - done,
+        "constant": 1.0,
+    }[stage.schedule]
+    return lowest + (1 - lowest) * shape

@@ -1,0 +1,331 @@
+"""Run stages in this process: finished ones are reused, killed ones go on, every one leaves a
+record."""
+
+import hashlib
+import json
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vlmcourse.errors import UserError
+from vlmcourse.intervals import metric
+from vlmcourse.records import Run
+from vlmcourse.systems.stages import Stage
+from vlmcourse.training.callbacks import CHECKPOINT, History, Keeper
+from vlmcourse.training.data import ROOT, VideoInstructionData
+from vlmcourse.training.feature_cache import one_writer
+from vlmcourse.training.settings import StageSettings, as_options, stage_files, stage_of
+from vlmcourse.training.weights import WEIGHTS, StageFile, fingerprint, read_stage, save_stage
+from vlmcourse.world.files import write_bytes
+
+log = logging.getLogger(__name__)
+
+STARTED = "started.json"
+"""The hash of the settings that the checkpoint beside it belongs to."""
+Overrides = dict[str, object] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage.
+
+    Attributes:
+        name: of the stage.
+        folder: holds weights, `stage.json`, `settings.yaml` and `metrics.csv`.
+        metrics: as in the record.
+        record: path of the record.
+        reused: nothing had to be done.
+        table: what was frozen and what trained.
+    """
+
+    name: str
+    folder: Path
+    metrics: dict
+    record: Path
+    reused: bool
+    table: str
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / WEIGHTS
+
+
+def run_stages(
+    system: str,
+    preset: str = "world",
+    seed: int = 0,
+    out: str | Path | None = None,
+    stages: str | Sequence[str] = "all",
+    overrides: Overrides = (),
+    device: str = "auto",
+    scale: float = 1.0,
+    records: str | Path | None = None,
+    progress: bool = True,
+) -> list[StageResult]:
+    """Run a system's stages one after the other, as `vlmcourse train` does.
+
+    Args:
+        system, preset: which stage files of `experiments/` to take.
+        seed: of first values and of the order of the data.
+        out: one folder a stage is made in here; None means `runs/SYSTEM/PRESET-seedSEED`.
+        stages: "all", or names; a stage that is left out must be finished if a later one starts
+            from it.
+        overrides: settings for every stage that is run, as options or as a dictionary of dotted
+            keys.
+        device: "cpu", "cuda", or "auto" for the GPU if there is one.
+        scale: multiplies the number of steps, for a quick look.
+        records: folder for records; None means `records/` in `out`.
+        progress: show progress bars.
+
+    Raises:
+        UserError: settings or files that cannot be used.
+    """
+    files = {stage_of(path): path for path in stage_files(system, preset)}
+    wanted = list(files) if stages == "all" else [stages] if isinstance(stages, str) else [*stages]
+    if unknown := [name for name in wanted if name not in files]:
+        raise UserError(f"unknown stage {unknown[0]!r} of {system}; known: {', '.join(files)}")
+    out = default_folder(system, preset, seed) if out is None else Path(out)
+    options = [*as_options(overrides), f"--model.seed={seed}"]
+    return [
+        run_stage(files[name], out, options, device, scale, records, progress)
+        for name in files
+        if name in wanted
+    ]
+
+
+def default_folder(system: str, preset: str, seed: int) -> Path:
+    """Where a run lies unless it is told otherwise; weights of a stage in `FOLDER/STAGE`."""
+    return ROOT / "runs" / system / f"{preset}-seed{seed}"
+
+
+def run_stage(
+    config: str | Path,
+    out: str | Path,
+    overrides: Overrides = (),
+    device: str = "auto",
+    scale: float = 1.0,
+    records: str | Path | None = None,
+    progress: bool = True,
+    checkpoint_every: int = 50,
+    val_every: int | None = None,
+    callbacks: Sequence = (),
+) -> StageResult:
+    """Run one stage from its file.
+
+    A stage whose settings, data and frozen parts are those of a finished one is reused. One that
+    was killed goes on from its last checkpoint, to the same losses. Other settings than before
+    train anew.
+
+    Args:
+        config: a stage file.
+        out: folder of the run; this stage's is `out/NAME`.
+        checkpoint_every: steps between checkpoints.
+        val_every: steps between validations; None looks once, at the end.
+        callbacks: more Lightning callbacks.
+        overrides, device, scale, records, progress: see `run_stages`.
+
+    Raises:
+        UserError: settings or files that cannot be used, or `init_from` is not finished.
+    """
+    out = Path(out)
+    arguments = [f"--config={config}", *as_options(overrides)]
+    settings = StageSettings(arguments)
+    stage: Stage = settings.config.model.stage
+    if stage.init_from and settings.config.model.init_from is None:
+        settings.config.model.init_from = out / stage.init_from
+    device = chosen_device(device)
+    module, data = settings.model_and_data()
+    folder = out / stage.name
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = _facts(settings, module, data, scale)
+    record = Path(records or out / "records") / f"{_record_id(facts)}.json"
+    with one_writer(folder):
+        return _run(
+            settings, module, data, folder, facts, record, device, progress,
+            checkpoint_every, val_every, callbacks, arguments,
+        )  # fmt: skip
+
+
+def chosen_device(device: str) -> str:
+    """ "cpu" or "cuda" for a wish that may be "auto". Raises UserError for anything else."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {device!r}; known: auto, cpu, cuda")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no GPU that torch can use: say --device cpu")
+    return device
+
+
+def _facts(settings, module, data, scale) -> dict:
+    """All that decides a stage's weights, as JSON values."""
+    plain = settings.plain()
+    plain["model"].pop("init_from")
+    before = settings.config.model.init_from
+    inherited = None if before is None else read_stage(Path(before)).settings_hash
+    return {
+        **plain,
+        "scale": scale,
+        "frozen": fingerprint(module.model.state_dict()),
+        "data_checksum": data.checksum(),
+        "init_from": inherited,
+    }
+
+
+def _record_id(facts: dict) -> str:
+    model = facts["model"]
+    name = f"train-{model['system']}-{model['preset']}-{model['stage']['name']}"
+    return f"{name}-seed{model['seed']}"
+
+
+def _run(
+    settings, module, data, folder, facts, record, device, progress,
+    checkpoint_every, val_every, callbacks, arguments,
+) -> StageResult:  # fmt: skip
+    stamp = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    name, table = module.stage.name, module.table()
+    done = read_stage(folder)
+    if done is not None and done.settings_hash == stamp and (folder / WEIGHTS).is_file():
+        log.info("stage %s is finished: %s", name, folder)
+        return StageResult(name, folder, done.metrics, record, True, table)
+    _make_room(folder, done, facts, stamp)
+    log.info("%s", table)
+    started = folder / CHECKPOINT
+    command = ["vlmcourse", "train", *arguments, f"--out={folder.parent}", f"--device={device}"]
+    with Run(record, command, facts, [module.seed], facts["data_checksum"]) as run:
+        trainer = _prepare(
+            settings, module, data, folder, facts["scale"], device, progress,
+            checkpoint_every, val_every, callbacks,
+        )  # fmt: skip
+        history = trainer.callbacks[0]
+        _fit(trainer, module, data, started if started.is_file() else None)
+        history.write(folder)
+        run.metrics = _metrics(history, data)
+    patterns, tensors = module.weights_to_keep()
+    shapes = {key: list(value.shape) for key, value in tensors.items()}
+    about = StageFile(name, patterns, shapes, stamp, record.stem, facts, run.metrics)
+    save_stage(folder, tensors, about)
+    started.unlink(missing_ok=True)
+    return StageResult(name, folder, run.metrics, record, False, table)
+
+
+def _make_room(folder: Path, done: StageFile | None, facts: dict, stamp: str) -> None:
+    """Keep a checkpoint of the same settings; remove what other settings have left, and say what
+    differs."""
+    started = folder / STARTED
+    before = json.loads(started.read_text(encoding="utf-8")) if started.is_file() else {}
+    if before.get("stamp") != stamp:
+        old = before.get("facts") or (done.settings if done else None)
+        if old is not None:
+            changed = ", ".join(_differences(old, facts)[:6]) or "the code"
+            log.warning("%s: other settings than before (%s): training anew", folder, changed)
+        for path in folder.iterdir():
+            if path.is_file() and path.name != ".lock":
+                path.unlink()
+        write_bytes(started, json.dumps({"stamp": stamp, "facts": facts}).encode())
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} {a} -> {b}")
+    return found
+
+
+def _prepare(
+    settings, module, data, folder, scale, device, progress, checkpoint_every, val_every, callbacks
+):  # fmt: skip
+    """Bring data and features into being and build the trainer; `callbacks[0]` is the history."""
+    stage = module.stage
+    data.prepare(
+        module.model,
+        module.system,
+        stage.batch_size,
+        module.seed,
+        stage.max_length,
+        device,
+        progress,
+    )
+    steps = stage.steps if stage.steps is not None else stage.epochs * data.steps_per_epoch()
+    steps = max(1, round(steps * scale))
+    history = History()
+    keeper = Keeper(history, folder, checkpoint_every, val_every, progress)
+    precision = stage.precision
+    if device == "cpu" and precision != "32-true":
+        log.info("precision %s is for a GPU: 32-true here", precision)
+        precision = "32-true"
+    write_bytes(folder / "settings.yaml", settings.text().encode())
+    trainer = settings.instantiate_trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        precision=precision,
+        gradient_clip_val=stage.max_grad_norm,
+        accumulate_grad_batches=data.accumulate,
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        default_root_dir=str(folder),
+        callbacks=[
+            history,
+            keeper,
+            *callbacks,
+            *(settings.config_init["trainer"]["callbacks"] or []),
+        ],
+    )
+    return trainer
+
+
+def _fit(trainer, module, data, checkpoint: Path | None) -> None:
+    """Train; a stop from the keyboard stays one (Lightning makes a plain exit of it)."""
+    handler = signal.getsignal(signal.SIGINT)
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # no lines on devices and workers
+    try:
+        with warnings.catch_warnings():
+            for text in ("does not have many workers", "GPU available but not", "in eval mode"):
+                warnings.filterwarnings("ignore", f".*{text}.*")
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        logger.setLevel(level)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored after a stop
+
+
+def _metrics(history: History, data: VideoInstructionData) -> dict:
+    """What the record tells: the last tenth of the steps, the last validation, and speeds."""
+    rows = history.rows
+    last = rows[-max(len(rows) // 10, 1) :]
+    steps = len(rows)
+    seconds = rows[-1][-1]
+    found = {
+        "loss": metric([row[1] for row in last], "nats"),
+        "answer_tokens_right": metric([row[2] for row in last], "share"),
+        "steps": metric([steps]),
+        "train_seconds": metric([seconds], "s"),
+        "steps_per_s": metric([steps / seconds], "1/s"),
+        "samples_per_s": metric([sum(row[4] for row in rows) / seconds], "1/s"),
+        "unreadable_videos": metric([len(data.unreadable)]),
+    }
+    if history.val_rows:
+        _, loss, right, _ = history.val_rows[-1]
+        found["val_loss"] = metric([loss], "nats")
+        found["val_answer_tokens_right"] = metric([right], "share")
+    return found

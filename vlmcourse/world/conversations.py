@@ -1,0 +1,88 @@
+"""Questions and captions as the JSON that real instruction data uses (LLaVA, Video-ChatGPT).
+
+A file is a list of entries `{"id", "video", "conversations": [{"from": "human", "value": ...},
+{"from": "gpt", "value": ...}]}`; `family`, `kind` and `evidence` are extra, others ignore them.
+`vlmcourse.training.instruction_data` reads it back, and a user's own files too.
+"""
+
+import json
+from pathlib import Path
+
+from vlmcourse.errors import UserError
+from vlmcourse.world.files import write_bytes
+from vlmcourse.world.language import CAPTION_REQUESTS, Question, caption
+from vlmcourse.world.story import Story
+
+VIDEO_TOKEN = "<video>"
+CAPTION_EVIDENCE = {"short": "picture", "detailed": "motion", "timed": "motion"}
+
+
+def llava_entry(entry_id: str, video: str, question: str, answer: str, **more: str) -> dict:
+    """Return one question about one video as an entry; the video stands before the question."""
+    turns = [
+        {"from": "human", "value": f"{VIDEO_TOKEN}\n{question}"},
+        {"from": "gpt", "value": answer},
+    ]
+    return {"id": entry_id, "video": video, "conversations": turns, **more}
+
+
+def question_entries(ids: list[str], questions: list[list[Question]]) -> list[dict]:
+    """Return one entry per question; clip `x` is `x.mp4`, its questions are `x_00`, `x_01` ..."""
+    return [
+        llava_entry(
+            f"{clip}_{number:02d}",
+            f"{clip}.mp4",
+            question.text,
+            question.answer,
+            family=question.family,
+            kind=question.kind,
+            evidence=question.evidence,
+        )
+        for clip, asked in zip(ids, questions, strict=True)
+        for number, question in enumerate(asked)
+    ]
+
+
+def caption_entries(ids: list[str], stories: list[Story]) -> list[dict]:
+    """Return an entry per clip and caption style, for stages that align before they instruct.
+
+    A style that has nothing to tell (times of no events) gives no entry.
+    """
+    return [
+        llava_entry(
+            f"{clip}_{style}",
+            f"{clip}.mp4",
+            request,
+            text,
+            family="caption",
+            kind=style,
+            evidence=CAPTION_EVIDENCE[style],
+        )
+        for clip, story in zip(ids, stories, strict=True)
+        for style, request in CAPTION_REQUESTS.items()
+        if (text := caption(story, style))
+    ]
+
+
+def write_llava_json(path: str | Path, entries: list[dict]) -> None:
+    """Write entries as one JSON list, an entry a line; the file appears only when it is whole."""
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    write_bytes(Path(path), f"[\n{lines}\n]\n".encode())
+
+
+def read_questions(path: str | Path, ids: list[str]) -> list[list[Question]]:
+    """Read back what `question_entries` gave -> for each clip its questions.
+
+    Raises:
+        UserError: the file is not one that this package wrote for these clips.
+    """
+    by_clip: dict[str, list[Question]] = {clip: [] for clip in ids}
+    try:
+        for entry in json.loads(Path(path).read_text(encoding="utf-8")):
+            asked, said = (turn["value"] for turn in entry["conversations"])
+            text = asked.removeprefix(f"{VIDEO_TOKEN}\n")
+            question = Question(text, said, entry["kind"], entry["family"])
+            by_clip[entry["video"].removesuffix(".mp4")].append(question)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no question file of the world ({error!r})") from error
+    return [by_clip[clip] for clip in ids]
