@@ -16,9 +16,10 @@ SCALE ?=
 COURSE_OPTIONS := $(if $(strip $(CHAPTERS)),--chapters "$(CHAPTERS)") $(if $(DEVICE),--device "$(DEVICE)") \
 	$(if $(SCALE),--scale "$(SCALE)")
 
-# One test worker a core; each worker keeps to one thread so that they do not fight.
+# One test worker a core; each worker keeps to one thread so that they do not fight. A test or cell
+# that hangs is ended after a quarter of an hour.
 WORKERS ?= 2
-TEST_ENV := OMP_NUM_THREADS=1
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 900
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
 help:  ## this list
@@ -42,14 +43,14 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff format --check .
 
 pytest: lint
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST) --dist loadfile
 
 # The chapters read the world and the trained system; the course's preparation makes both.
 nbval: pytest
 ifneq ($(NOTEBOOKS),)
 	$(BIN)/vlmcourse course --prepare-only
-	$(TEST_ENV) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg \
-		--nbval-kernel-name python3 -n $(WORKERS) --dist loadscope $(NOTEBOOKS)
+	$(PYTEST) --dist loadscope --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg \
+		--nbval-kernel-name python3 $(NOTEBOOKS)
 else
 	@echo "no notebooks to check"
 endif

@@ -44,9 +44,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns, the user first, in strict alternation; the last may be the user's (a question to
-    answer).
-    """
+    """Turns in strict alternation, the user first; the last may be a question without answer."""
 
     turns: tuple[Turn, ...]
 
@@ -70,9 +68,8 @@ def read_conversation(entry: dict[str, Any]) -> Conversation:
     """Read one entry of a LLaVA or Video-ChatGPT training file.
 
     Args:
-        entry: `{"conversations": [{"from": "human" | "gpt", "value": text}, ...], ...}`. A
-            conversation that starts with the assistant loses its first turn, as in the official
-            code.
+        entry: `{"conversations": [{"from": "human" | "gpt", "value": text}, ...], ...}`; a first
+            turn of the assistant is dropped, as in the official code.
 
     Raises:
         ConversationError: names what is missing or out of order.
@@ -109,9 +106,7 @@ class Special:
 
 @dataclass(frozen=True)
 class Places:
-    """A run of `count` places for connector tokens of one `kind`, held by the token
-    `placeholder`.
-    """
+    """A run of places for connector tokens of one kind, held by the token `placeholder`."""
 
     kind: int
     count: int
@@ -132,8 +127,7 @@ class Template:
         before_answer: in front of an answer; a generation prompt ends here.
         answer_lead: text that belongs to the answer's first token (the blank after a colon).
         after_answer: closes an answer and is trained with it.
-        media_first: put the media of the first turn in front of `before_user` instead of where its
-            marker stands.
+        media_first: put the media of the first turn in front of `before_user`, not at its marker.
     """
 
     name: str
@@ -153,8 +147,7 @@ Expand = Callable[[str], Sequence[Piece]]
 def lay_out(conversation: Conversation, template: Template, expand: Expand) -> list[Piece]:
     """Turn a conversation into pieces.
 
-    A conversation that ends with the user's turn ends with `template.before_answer`, ready to
-    generate.
+    If the last turn is the user's, the pieces end with `template.before_answer`, ready to generate.
     """
     pieces = list(template.start)
     for index, turn in enumerate(conversation.turns):
@@ -273,9 +266,7 @@ def tokenise(
 def _tokenise_text(
     texts: Sequence[Text], beside: Sequence[Sequence[Piece]], tokenizer: Tokenizer
 ) -> tuple[list[int], list[bool]]:
-    """Tokenise neighbouring texts as one; say for each token whether it covers a trained
-    character.
-    """
+    """Tokenise neighbouring texts as one; say which tokens cover a trained character."""
     whole = "".join(piece.text for piece in texts)
     flags = [piece.trained for piece in texts for _ in piece.text]
     left, right = (_strips(side, tokenizer) for side in beside)
@@ -361,16 +352,14 @@ def length_counted_labels(
     answer_mark: str = " ASSISTANT: ",
     end_mark: str = "</s>",
 ) -> list[int]:
-    """Labels by the official rule of Video-ChatGPT and Chat-UniVi, with its traps; for comparison
-    only.
+    """Labels by the official rule of Video-ChatGPT and Chat-UniVi, traps included (to compare).
 
     The prompt is split into rounds at `end_mark` and every round into instruction and answer at
     `answer_mark`; how many tokens each takes is counted by tokenising it alone.
 
     Official: mbzuai-oryx/Video-ChatGPT@659e04b:video_chatgpt/train/train.py (`preprocess_v1`).
     Differs: `tokenise` finds the answer by its characters. This rule ignores the whole conversation
-    when
-    the counts do not add up: for an answer that holds the answer mark, or (because the padding
+    when the counts do not add up: for an answer that holds the answer mark, or (because the padding
     token is `<unk>` there) for a text with an unknown character.
 
     Args:

@@ -19,6 +19,7 @@ from vlmcourse.errors import UserError
 MAX_NOTEBOOK_BYTES = 300_000
 MAX_PNG_BYTES = 60_000
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # or each kernel warns about local TCP
 KEPT_CELL_METADATA = ("jupyter", "tags")
 WIDGETS = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
 VALID_ID = re.compile(r"^[a-zA-Z0-9-_]{1,64}$")
@@ -225,6 +226,7 @@ def execute(path: Path, cell_timeout_s: float = 1800) -> None:
         notebook,
         timeout=cell_timeout_s,
         kernel_name=KERNELSPEC["name"],
+        extra_arguments=KERNEL_ARGUMENTS,
         resources={"metadata": {"path": str(path.resolve().parent)}},
     )
     started = 0

@@ -87,3 +87,16 @@ def load_trained_system(
     about = load_weights(model, folder)
     seed = about.settings.get("model", {}).get("seed")
     return TrainedSystem(model.eval(), folder, about.name, seed, about.settings_hash)
+
+
+def chosen_device(device: str) -> str:
+    """ "cpu" or "cuda" for a wish that may be "auto". Raises UserError for what cannot be had."""
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {device!r}; known: auto, cpu, cuda")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no GPU that torch can use: say --device cpu")
+    return device

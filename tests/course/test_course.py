@@ -1,5 +1,6 @@
 """The course on made-up chapters: one good, one failing, one whose kernel dies, one too slow."""
 
+import base64
 import json
 import re
 import sys
@@ -173,6 +174,20 @@ def test_formulas_become_pictures(mixed):
     assert "$x_1" not in html
     assert page.draw_formulas("costs `$a$` and $5 or $6") == "costs `$a$` and $5 or $6"
     assert page.draw_formulas(r"$\nosuchthing{x}$") == r"$\nosuchthing{x}$"
+
+
+def test_a_chapters_page_folds_solutions_and_holds_its_pictures(tmp_path):
+    (tmp_path / "dot.png").write_bytes(base64.b64decode(DOT))
+    text = "<details><summary>Solution</summary>\n\n```python\nx = 1\n```\n\n</details>"
+    cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": text}]
+    picture = "![a dot](dot.png) ![gone](gone.png)"
+    cells.append({"cell_type": "markdown", "id": "b", "metadata": {}, "source": picture})
+    book = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    html = page.chapter_page(book, "T & U", tmp_path)
+    assert re.search(r"<details>.*<span class=.mi.>1</span>.*</details>", html, re.DOTALL)
+    assert f'src="data:image/png;base64,{DOT}"' in html
+    assert 'src="gone.png"' in html
+    assert "<title>T &amp; U</title>" in html
 
 
 # ---- a second run

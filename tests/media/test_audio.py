@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import write_sound, write_video
+from numbered_clips import write_sound, write_video
 
 from vlmcourse.media.audio import Audio, has_audio, log_mel, read_audio
 from vlmcourse.media.errors import AudioError
@@ -114,6 +114,18 @@ def test_sound_files(tmp_path, name, codec):
     audio = read_audio(path)
     assert audio.duration_s == pytest.approx(1.0, abs=0.06)
     assert loudest_hertz(audio.samples[0], 16000) == pytest.approx(440, abs=3)
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_many_channels(tmp_path, channels):
+    import soundfile
+
+    waves = np.stack([tone(200 * (place + 1), 0.5, 16000) for place in range(channels)], axis=1)
+    soundfile.write(tmp_path / "a.wav", waves, 16000, subtype="FLOAT")
+    audio = read_audio(tmp_path / "a.wav", mono=False)
+    np.testing.assert_allclose(audio.samples, waves.T, atol=1e-6)
+    mixed = read_audio(tmp_path / "a.wav")
+    np.testing.assert_allclose(mixed.samples[0], waves.mean(1), atol=1e-6)
 
 
 def test_odd_name(tmp_path):

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import HEIGHT, WIDTH, numbered_frame, numbers_of, write_sound, write_video
+from numbered_clips import HEIGHT, WIDTH, numbered_frame, numbers_of, write_sound, write_video
 
 from vlmcourse.media import video
 from vlmcourse.media.errors import MediaError, VideoError

@@ -178,3 +178,30 @@ def test_frozen_parts_stay_in_eval_mode(tiny_video_chatgpt):
     assert not any(m.training for m in model.vision_encoder.modules())
     set_trainable(model, ("projector.*", "vision_encoder.*"))
     assert model.train().vision_encoder.training
+
+
+def test_a_system_may_give_its_own_positions(tiny_video_chatgpt):
+    """All picture places share one position, as in CogVLM2; training and answering agree on it."""
+    model = tiny_video_chatgpt()
+    plain = type(model).language_inputs
+
+    def shared_positions(batch):
+        inputs = plain(model, batch)
+        steps = batch.attention.clone()
+        steps[:, 1:] &= ~((batch.kinds[:, 1:] != 0) & (batch.kinds[:, :-1] != 0))
+        return inputs | {"position_ids": (steps.long().cumsum(1) - 1).clamp(min=0)}
+
+    features = torch.randn(8, 64, 96)
+    watched = model.remember(features, clip_of(8))
+    before = model.answer(watched, QUESTIONS, max_new_tokens=8)
+    model.language_inputs = shared_positions
+    answers = model.answer(watched, QUESTIONS, max_new_tokens=8)
+    assert answers != before
+    tokenizer = model.processor.tokenizer
+    for question, answer in zip(QUESTIONS, answers):
+        row = model.processor.question_row(question, clip_of(8))
+        found = [tokenizer.token_id(word) for word in answer.split()]
+        grown = type(row)(row.ids + found, row.labels + found, row.kinds + [0] * len(found))
+        with torch.no_grad():
+            logits = model.logits(batch_of(model, [grown], [features]))[0]
+        assert logits[len(row) - 1 : -1].argmax(-1).tolist() == found

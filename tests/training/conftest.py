@@ -38,7 +38,7 @@ def tokenizer_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def build_tiny(tokenizer_folder):
-    """`build_tiny(spatial_grid=2)`: Video-ChatGPT of hidden size 32; random values from the generator."""
+    """`build_tiny(spatial_grid=2)`: Video-ChatGPT of hidden size 32 with random values."""
 
     def build(**changes):
         tokenizer = FastTokenizer(tokenizer_folder)

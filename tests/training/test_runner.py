@@ -100,14 +100,12 @@ def test_resuming_behind_an_epoch_and_with_parts_of_a_batch(stage_file, tmp_path
     config = stage_file(batch_size=12, data={"accumulate": 2})
     whole = run_stage(config, tmp_path / "whole", **QUIET)
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        run_stage(
-            config, tmp_path / "k", checkpoint_every=3, callbacks=[StopAfter(4)], **QUIET
-        )
+        run_stage(config, tmp_path / "k", checkpoint_every=3, callbacks=[StopAfter(4)], **QUIET)
     assert losses(run_stage(config, tmp_path / "k", **QUIET).folder) == losses(whole.folder)
 
 
 def test_killed_by_the_system(stage_file, tmp_path, tokenizer_folder):
-    """A process that gets SIGKILL in the middle leaves a checkpoint that resumes to the same losses."""
+    """SIGKILL in the middle leaves a checkpoint that resumes to the same losses."""
     config = stage_file(steps=40)
     script = textwrap.dedent(
         f"""
@@ -257,9 +255,9 @@ def test_overfits_one_batch(stage_file, tmp_path, world):
     """All answers of one batch can be learnt by heart when enough trains."""
     config = stage_file(
         trains=["projector.*", "language_model.*"],
-        steps=60,
+        steps=120,
         batch_size=40,
-        learning_rate=1e-2,
+        learning_rate=2e-2,
         data={
             "train": [{"json": str(world / "conversations.json"), "limit": 2}],
             "questions_per_video": 30,

@@ -34,8 +34,7 @@ class ClipEncoder(nn.Module):
     Official: mbzuai-oryx/Video-ChatGPT@659e04b:scripts/save_spatio_temporal_clip_features.py
     (`hidden_states[-2][:, 1:]`). The layers behind the one that is used are never run.
 
-    Attributes: `hidden_size`, `num_patches`, `image_size`, as every picture encoder of this
-    package.
+    Attributes: `hidden_size`, `num_patches`, `image_size`, as in every picture encoder here.
     """
 
     def __init__(self, config: ClipConfig):
@@ -66,8 +65,7 @@ class ClipEncoder(nn.Module):
             pixels: `[N, 3, h, w]` normalised.
 
         Returns:
-            A list of `[N, 1 + P, D]`, the class token first; entry 0 is what enters the first
-            layer.
+            A list of `[N, 1 + P, D]`, class token first; entry 0 is what enters the first layer.
         """
         hidden = self.model.pre_layrnorm(self.model.embeddings(pixels))  # [N, 1 + P, D]
         states = [hidden]
@@ -85,16 +83,14 @@ class ClipEncoder(nn.Module):
     def preprocess(self, frames: Tensor) -> Tensor:
         """Frames as decoded to pixels as the official code feeds them.
 
-        Differs: the paper does not say so, but the released code resizes with nearest neighbour and
-        ignores the aspect ratio; the resize and centre crop of the CLIP processor then find nothing
-        to do.
+        Differs: unsaid in the paper, the released code resizes with nearest neighbour and ignores
+        the aspect ratio; the CLIP processor's own resize and crop then find nothing to do.
 
         Args:
             frames: `[T, H, W, 3]` uint8.
 
         Returns:
-            `[T, 3, image_size, image_size]` float32, normalised with CLIP's mean and standard
-            deviation.
+            `[T, 3, image_size, image_size]` float32, normalised with CLIP's mean and deviation.
         """
         from vlmcourse.media.video import resize_frames
 

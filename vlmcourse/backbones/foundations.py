@@ -1,6 +1,4 @@
-"""The small world's frozen parts as they lie on disk: a picture encoder, a language model, a
-tokenizer.
-"""
+"""The small world's frozen parts on disk: a picture encoder, a language model, a tokenizer."""
 
 from pathlib import Path
 
@@ -12,6 +10,29 @@ from vlmcourse.backbones.world_vision import WorldVisionEncoder
 from vlmcourse.errors import UserError
 
 FOUNDATIONS = Path(__file__).resolve().parents[2] / "data" / "foundations"
+
+
+def load_vision_encoder(folder: Path | None = None) -> WorldVisionEncoder:
+    """Load `vision_encoder.safetensors` of a folder, in eval mode.
+
+    Args:
+        folder: None takes the shipped one.
+
+    Raises:
+        UserError: the file is missing or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = (FOUNDATIONS if folder is None else Path(folder)) / "vision_encoder.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path}: missing; `vlmcourse foundations --rebuild` makes it")
+    encoder = WorldVisionEncoder()
+    try:
+        encoder.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path}: not the world's vision encoder ({error})") from error
+    return encoder.eval()
 
 
 def load_foundations(folder: Path | None = None) -> tuple[WorldVisionEncoder, nn.Module, Tokenizer]:
@@ -26,17 +47,6 @@ def load_foundations(folder: Path | None = None) -> tuple[WorldVisionEncoder, nn
     Raises:
         UserError: a file is missing or does not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = FOUNDATIONS if folder is None else Path(folder)
-    path = folder / "vision_encoder.safetensors"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; `vlmcourse foundations` makes it")
-    encoder = WorldVisionEncoder()
-    try:
-        encoder.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path}: not the world's vision encoder ({error})") from error
     language_model = load_language_model(folder / "language_model")
-    return encoder.eval(), language_model, load_tokenizer(folder / "language_model")
+    return load_vision_encoder(folder), language_model, load_tokenizer(folder / "language_model")

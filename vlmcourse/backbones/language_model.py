@@ -1,6 +1,4 @@
-"""The language model: always a transformers causal LM, built from a few sizes or loaded from a
-folder.
-"""
+"""The language model: always a transformers causal LM, built from sizes or loaded from a folder."""
 
 from dataclasses import dataclass
 from pathlib import Path

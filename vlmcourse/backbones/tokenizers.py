@@ -58,8 +58,7 @@ class SentencePieceTokenizer:
     Args:
         path: the SentencePiece model.
         style: "slow" or "fast".
-        pad_token: the token used for padding; the LLaMA family has none of its own and takes
-            `<unk>`.
+        pad_token: used for padding; the LLaMA family has none of its own and takes `<unk>`.
     """
 
     def __init__(self, path: str | Path, style: str = "slow", pad_token: str = "<unk>"):

@@ -1,7 +1,6 @@
 """Official checkpoint files to our modules and back, one key map per system.
 
-`load_released(system, folder)` builds a system at the paper's size with the downloaded official
-weights.
+`load_released(system, folder)` builds a system at the paper's size with its official weights.
 """
 
 from collections.abc import Callable
@@ -34,8 +33,7 @@ def load_released(
 
     Args:
         system: a key of `LOADERS`.
-        folder: holds the downloaded files; the module of each system says which and under what
-            names.
+        folder: holds the downloaded files; the module of each system says which.
         device: where to put it.
         dtype: None takes half precision on a GPU and float32 elsewhere.
 

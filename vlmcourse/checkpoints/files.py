@@ -1,6 +1,5 @@
 """Reading and writing weights: never a pickle that can run code, never a key dropped in silence."""
 
-import fnmatch
 import json
 import pickle
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,7 @@ PICKLES = (".bin", ".pt", ".pth", ".tar")
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, unsafe or of another model; the message names the
-    file.
-    """
+    """A checkpoint that is missing, damaged, unsafe or of another model; names the file."""
 
 
 def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
@@ -126,73 +123,6 @@ def load_strict(
     if problems:
         raise CheckpointError(f"{source}: {'; '.join(problems)}")
     module.load_state_dict(dict(tensors), assign=assign)
-
-
-def save_trained(path: str | Path, model: nn.Module, about: Mapping[str, str]) -> list[str]:
-    """Write the tensors that train (`requires_grad`) to a safetensors file.
-
-    Args:
-        path: written as a whole or not at all (through a neighbour file).
-        model: after `set_trainable`.
-        about: strings kept in the file's header (system, stage, step, ...).
-
-    Returns:
-        Names of the tensors written.
-    """
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    tensors = {
-        n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    save_file(tensors, beside, metadata=dict(about))
-    beside.replace(path)
-    return list(tensors)
-
-
-def load_trained(
-    path: str | Path, model: nn.Module, expect: Sequence[str] = ()
-) -> tuple[list[str], dict[str, str]]:
-    """Load a file of `save_trained` into a model whose other weights are already there.
-
-    Args:
-        path: the file.
-        model: takes the tensors by parameter name.
-        expect: patterns (`fnmatch`) of names that must be in the file, each at least once.
-
-    Returns:
-        names loaded, and the strings of the header.
-
-    Raises:
-        CheckpointError: a name the model lacks, another shape, or an expected name that is not
-            there.
-    """
-    from safetensors import safe_open
-
-    path = Path(path)
-    tensors = read_tensors(path)
-    own = dict(model.named_parameters())
-    extra = sorted(tensors.keys() - own.keys())
-    absent = [pattern for pattern in expect if not fnmatch.filter(tensors, pattern)]
-    wrong = [
-        f"{k} {tuple(v.shape)} (wanted {tuple(own[k].shape)})"
-        for k, v in sorted(tensors.items())
-        if k in own and own[k].shape != v.shape
-    ]
-    problems = [
-        f"{word} {_listed(keys)}"
-        for word, keys in (("missing", absent), ("left over", extra), ("of another shape", wrong))
-        if keys
-    ]
-    if problems:
-        raise CheckpointError(f"{path}: {'; '.join(problems)}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
-    with safe_open(path, "pt") as file:
-        return list(tensors), dict(file.metadata() or {})
 
 
 def _listed(keys: Sequence[str], most: int = 12) -> str:

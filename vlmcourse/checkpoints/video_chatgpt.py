@@ -2,10 +2,9 @@
 
 Official files, as a folder holds them (names as downloaded):
 
-    LLaVA-Lightning-7B-v1-1/     base model: Llama keys and the image projector, 32003 rows,
-    tokenizer.model
-    video_chatgpt-7B.bin         what Video-ChatGPT trained: the projector and the whole embedding
-    table clip-vit-large-patch14/      openai/clip-vit-large-patch14; only its vision part is used
+    LLaVA-Lightning-7B-v1-1/     base: Llama keys, the image projector, 32003 rows, tokenizer.model
+    video_chatgpt-7B.bin         what was trained: the projector and the whole embedding table
+    clip-vit-large-patch14/      openai/clip-vit-large-patch14; only its vision part is used
 
 Official: mbzuai-oryx/Video-ChatGPT@659e04b:video_chatgpt/eval/model_utils.py (`initialize_model`).
 Differs: the released file has no output layer, so there the three new rows of `lm_head` are random
@@ -57,9 +56,7 @@ def our_name(official: str) -> str:
 
 
 def official_name(ours: str) -> str:
-    """The official key of a name of ours. Raises KeyError for `token_rows`, which has none of its
-    own.
-    """
+    """The official key of a name of ours. Raises KeyError for `token_rows`, which has none."""
     for theirs, our in PREFIXES:
         if ours.startswith(our):
             return theirs + ours[len(our) :]
@@ -67,8 +64,7 @@ def official_name(ours: str) -> str:
 
 
 def from_official(tensors: Mapping[str, Tensor], token_ids: Sequence[int]) -> dict[str, Tensor]:
-    """Official tensors under our names; the rows of `<vid_start>` and `<vid_end>` also as
-    `token_rows`.
+    """Official tensors under our names; two rows of the table also as `token_rows`.
 
     Args:
         tensors: any part of the official keys.
@@ -93,6 +89,16 @@ def to_official(tensors: Mapping[str, Tensor], token_ids: Sequence[int]) -> dict
     return result
 
 
+def released_part(model: VideoChatGPT) -> dict[str, Tensor]:
+    """What the released file holds, from a model of ours: the projector and the whole table.
+
+    `torch.save` it to a `.bin` file and the official code loads it.
+    """
+    official = to_official(model.state_dict(), model.config.token_ids)
+    kept = (TABLE, "model.mm_projector.weight", "model.mm_projector.bias")
+    return {key: official[key].detach().cpu() for key in kept}
+
+
 def without_buffers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors less the named buffers and parts that are not for us (`BUFFERS`, `IGNORABLE`)."""
     return {
@@ -103,9 +109,7 @@ def without_buffers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def grown(table: Tensor, rows: int) -> Tensor:
-    """A table `[V, E]` brought to `rows` rows as the official code grows it, but without
-    randomness.
-    """
+    """A table `[V, E]` brought to `rows` rows: each new one is the mean of the old ones."""
     missing = rows - table.shape[0]
     mean = mean_row(table.float()).to(table.dtype)
     return torch.cat([table, mean.expand(missing, -1)]) if missing > 0 else table

@@ -38,7 +38,9 @@ a { color: var(--link); } p { max-width: 46rem; } .soft { color: var(--soft); }
 .figures img { height: 7.5rem; max-width: 100%; object-fit: contain; background: #fff;
   border: 1px solid var(--line); border-radius: .3rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
-td, th { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); }
+table, tr { border: 0; }
+td, th { padding: .3rem .8rem .3rem 0; text-align: left; border: 0;
+  border-bottom: 1px solid var(--line); }
 pre { margin: 0; padding: .7rem .9rem; overflow-x: auto; font: .86rem/1.5 ui-monospace, monospace; }
 code { font-family: ui-monospace, monospace; background: var(--code); border-radius: .2rem; }
 """
@@ -106,7 +108,21 @@ def code_style() -> str:
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{plain}"
 
 
-def chapter_page(notebook: dict, title: str) -> str:
+def inline_pictures(page: str, folder: Path) -> str:
+    """Put picture files that a chapter's text names (relative to ``folder``) into the page."""
+
+    def inline(found: re.Match) -> str:
+        path = folder / html.unescape(found.group(2))
+        kind = {".png": "png", ".jpg": "jpeg", ".svg": "svg+xml"}.get(path.suffix.lower())
+        if kind is None or not path.is_file():
+            return found.group()
+        picture = base64.b64encode(path.read_bytes()).decode()
+        return f'{found.group(1)}"data:image/{kind};base64,{picture}"'
+
+    return re.sub(r'(<img[^>]*?\ssrc=)"(?!data:)([^"]+)"', inline, page)
+
+
+def chapter_page(notebook: dict, title: str, folder: Path) -> str:
     """One executed chapter as an HTML page with its pictures inside."""
     import nbformat
     from nbconvert import HTMLExporter
@@ -115,20 +131,25 @@ def chapter_page(notebook: dict, title: str) -> str:
     for cell in book.cells:
         if cell.cell_type == "markdown":
             cell.source = draw_formulas(cell.source)
-    exporter = HTMLExporter(template_name="basic", embed_images=True)
-    body, _ = exporter.from_notebook_node(book)
+    body, _ = HTMLExporter(template_name="basic").from_notebook_node(book)
+    body = inline_pictures(body, folder)
     body = f'<p><a href="index.html">The course</a></p>\n{body}'
     style = STYLE + CHAPTER_STYLE + code_style()
     return PAGE.format(title=html.escape(title), style=style, body=body)
 
 
-def publish(output: Path, stem: str, title: str) -> list[str]:
+def publish(output: Path, source: Path, title: str) -> list[str]:
     """Write a chapter's page and figures beside its executed copy.
+
+    Args:
+        output: folder of the run, which holds the executed copy.
+        source: the chapter's notebook.
+        title: of the page.
 
     Returns:
         The figures' paths from ``output``; empty when there is no executed copy.
     """
-    executed = output / f"{stem}.ipynb"
+    stem, executed = source.stem, output / source.name
     folder = output / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{stem}_*.png"):
@@ -145,7 +166,7 @@ def publish(output: Path, stem: str, title: str) -> list[str]:
                 name = f"figures/{stem}_{len(figures) + 1}.png"
                 (output / name).write_bytes(base64.b64decode(notebooks.as_text(png)))
                 figures.append(name)
-    page.write_text(chapter_page(notebook, title), encoding="utf-8")
+    page.write_text(chapter_page(notebook, title, source.parent), encoding="utf-8")
     return figures
 
 
@@ -157,7 +178,7 @@ def status_html(done: Done) -> str:
 
 def chapter_html(output: Path, number: str, path: Path, done: Done) -> str:
     """One chapter's card."""
-    title = html.escape(done.title or path.stem)
+    title = html.escape(re.sub(rf"^{number}\W+", "", done.title) or path.stem)
     facts = [status_html(done)]
     if done.minutes:
         facts += [f"{done.minutes:.1f} min", f"{done.peak_mib:,.0f} MiB at most"]

@@ -163,6 +163,7 @@ class Course:
                     cwd=path.parent,
                     progress_bar=False,
                     execution_timeout=self.options.cell_timeout_s,
+                    extra_arguments=notebooks.KERNEL_ARGUMENTS,
                 )
             except papermill.PapermillExecutionError as error:
                 done.status, done.error = "failed", f"{error.ename}: {error.evalue}"
@@ -213,7 +214,7 @@ class Course:
                     done = self.finish(number, self.chapter_is_done(path), self.run_chapter, path)
                 done.title = title_of(read[number])
                 if not done.reused:
-                    done.figures = page.publish(self.output, path.stem, done.title)
+                    done.figures = page.publish(self.output, path, done.title)
                 self.remember(number, done)
                 page.write_index(self.output, self.known, self.done, self.steps)
                 say(done)

@@ -1,95 +1,179 @@
-"""`vlmcourse evaluate`: trained runs of a system against controls, on a split's questions."""
+"""`vlmcourse evaluate`: trained runs of a system against controls, on the questions of a split."""
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from vlmcourse.errors import UserError
 from vlmcourse.records import Run
-from vlmcourse.systems.base import VideoLanguageModel
-from vlmcourse.trained import TrainedSystem, load_trained_system
 
-log = logging.getLogger(__name__)
-
-CONTROL_NAMES = ("majority", "blind", "other_clip", "one_frame", "shuffled", "oracle_text")
+CONTROLS = ("majority", "blind", "other_clip", "one_frame", "shuffled", "oracle_text")
 FEWEST_RUNS, FEWEST_CLIPS = 3, 300
 """Below these a number is for a look, not for a claim."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run `vlmcourse evaluate`; prints a Markdown table and writes a record if asked to."""
-    args = _parser().parse_args(argv)
-    from vlmcourse.evaluation.scoring import probe_table
+@dataclass(frozen=True)
+class Evaluation:
+    """What is asked of whom.
+
+    Attributes:
+        system: a key of `systems.CONSTRUCTORS`.
+        runs: folders of its trained runs; None stands for the shipped weights.
+        split: folder of a split of the world.
+        train: folder of the split that `majority` is fitted on; None means `train` beside `split`.
+        controls: of `probes.CONTROLS`.
+        permutations: orders of the frames that "shuffled" takes the mean of.
+        clips: use the first so many clips only.
+        cache: folder of frozen features.
+        foundations: folder of the frozen parts instead of the shipped ones.
+        device: "cpu", "cuda" or "auto".
+    """
+
+    system: str
+    runs: tuple[Path | None, ...]
+    split: Path = Path("data/world/test")
+    train: Path | None = None
+    controls: tuple[str, ...] = CONTROLS
+    permutations: int = 3
+    clips: int | None = None
+    cache: Path = Path("data/cache")
+    foundations: Path | None = None
+    device: str = "auto"
+
+
+def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: bool = True) -> dict:
+    """Ask, score, write the record and return it.
+
+    Raises:
+        UserError: runs, splits or foundations that cannot be used; no record is written then.
+    """
+    from vlmcourse.evaluation import probes, scoring
+    from vlmcourse.trained import chosen_device, load_trained_system
     from vlmcourse.training.data import located
+    from vlmcourse.world.dataset import load_split
+
+    device, folder = chosen_device(what.device), located(what.split)
+    conditions = [probes.SYSTEM, *(n for c in what.controls for n in probes.CONTROLS[c])]
+    split, fitted = load_split(folder), []
+    if "majority" in what.controls:
+        fitted = _questions(located(what.train or folder.parent / "train"))
+    runs = [
+        load_trained_system(what.system, run and located(run), device, what.foundations)
+        for run in what.runs
+    ]
+    asked = probes.load_probes(
+        split, runs[0].model, what.system, located(what.cache), what.clips, progress
+    )
+    settings = {
+        "system": what.system,
+        "runs": [str(run.folder) for run in runs],
+        "weights": [run.settings_hash for run in runs],
+        "split": str(what.split),
+        "clips": len(asked.ids),
+        "conditions": conditions,
+        "permutations": what.permutations,
+        "asked": dict(Counter(question.kind for question in asked.questions)),
+        "intervals": "95 %, clips and runs drawn again, crossed (evaluation/scoring.py)",
+    }
+    seeds = [run.seed for run in runs if run.seed is not None]
+    passes = len(runs) * sum(name in probes.TRAINED for name in conditions)
+    with (
+        Run(record, list(command), settings, seeds, split.data_checksum) as run,
+        tqdm(total=passes, unit="pass", disable=not progress) as bar,
+    ):
+        answers = probes.ask_all(
+            [one.model for one in runs],
+            asked,
+            conditions,
+            fitted,
+            what.permutations,
+            lambda name: (bar.set_description(name), bar.update(name in probes.TRAINED)),
+        )
+        run.metrics = scoring.score(answers, asked.questions, asked.clip_of)
+        run.status, run.note = _judged(run.metrics, len(runs), len(asked.ids))
+    return run.record()
+
+
+def _questions(folder: Path) -> list:
+    from vlmcourse.world.dataset import load_split
+
+    return [question for asked in load_split(folder).questions for question in asked]
+
+
+def _judged(metrics: dict, runs: int, clips: int) -> tuple[str, str]:
+    """Status and note of a record: what the system can do that a blind guess cannot, and leaks."""
+    from vlmcourse.evaluation.scoring import judgement
+
+    beaten, leaks = judgement(metrics)
+    note = f"Above every blind control: {', '.join(beaten) or 'no family'}."
+    note += f" LEAK: above chance without the evidence in {', '.join(leaks)}." if leaks else ""
+    if runs < FEWEST_RUNS or clips < FEWEST_CLIPS:
+        note += f" A look only: {runs} runs, {clips} clips."
+    return ("ok" if beaten and not leaks else "negative"), note
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `vlmcourse evaluate`: writes a record and prints its table as Markdown."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(argv)
+    import torch
+
+    from vlmcourse.evaluation.scoring import probe_table
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    args.split = located(args.split)
-    record = evaluate(args, ["vlmcourse", "evaluate", *(argv or [])])
-    tqdm.write(probe_table(record, args.kinds))
-    tqdm.write(record["note"])
-    if args.record:
-        tqdm.write(f"record: {args.record}")
+    if args.permutations < 1 or (args.clips is not None and args.clips < 1):
+        raise UserError("--permutations and --clips must be at least 1")
+    torch.set_num_threads(args.threads)
+    path = args.record or Path("runs/evaluation") / f"{args.system}-probes.json"
+    what = Evaluation(
+        args.system, tuple(args.runs or [None]), args.split, args.train, tuple(args.controls),
+        args.permutations, args.clips, args.cache, args.foundations, args.device,
+    )  # fmt: skip
+    record = evaluate(what, path, ["vlmcourse", "evaluate", *argv])
+    tqdm.write(probe_table(record))
+    if args.kinds:
+        tqdm.write("\n" + probe_table(record, kinds=True))
+    tqdm.write(f"\n{record['note']}\nrecord: {path}")
     return 0
 
 
-def evaluate(args: argparse.Namespace, command: Sequence[str]) -> dict:
-    """Ask, score, and return the record (written to `args.record` if that is a path).
-
-    Raises:
-        UserError: runs, split or foundations that cannot be used.
-    """
-    import torch
-
-    from vlmcourse.evaluation.probes import CONTROLS, SYSTEM, ask_all, load_probes
-    from vlmcourse.evaluation.scoring import score
-    from vlmcourse.training.data import located
-    from vlmcourse.training.runner import chosen_device
-    from vlmcourse.world.dataset import load_split
-
-    torch.set_num_threads(args.threads)
-    device = chosen_device(args.device)
-    split = load_split(args.split)
-    conditions = [SYSTEM, *(name for control in args.controls for name in CONTROLS[control])]
-    fitted = []
-    if "majority" in args.controls:
-        train = located(args.train or split.folder.parent / "train")
-        fitted = [question for asked in load_split(train).questions for question in asked]
-    first = _load(args.system, args.runs[0], device)
-    probes = load_probes(split, first.model, args.system, located(args.cache), args.clips)
-    runs = [first]
-    steps = sum(name in PER_RUN for name in conditions) * len(args.runs)
-    settings = {
-        "system": args.system,
-        "conditions": conditions,
-        "split": str(args.split),
-        "clips": len(probes.ids),
-        "permutations": args.permutations,
-        "runs": [str(path) for path in args.runs],
-        "intervals": "95 %, bootstrap over clips and runs, crossed",
-        "questions": _counts(probes.questions),
-    }
-    measured = Run(
-        args.record or Path("probes.json"), list(command), settings, [], split.data_checksum
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vlmcourse evaluate",
+        description="Ask trained runs of a system, and controls that lack something, all questions "
+        "of a split; write one record and print its table. An answer counts if it is exact.",
+        epilog="example: vlmcourse evaluate --system video_chatgpt --runs "
+        "runs/video_chatgpt/world-seed0 runs/video_chatgpt/world-seed1 "
+        "runs/video_chatgpt/world-seed2 "
+        "--record experiments/video_chatgpt/records/video_chatgpt-probes.json",
     )
-    with measured if args.record else _unwritten(measured), tqdm(total=steps, unit="pass") as bar:
-
-        def models() -> Iterator[VideoLanguageModel]:
-            yield first.model
-            for path in args.runs[1:]:
-                runs.append(_load(args.system, path, device))
-                yield runs[-1].model
-
-        def report(text: str) -> None:
-            bar.set_description(text)
-            bar.update("run" in text)
-
-        answers = ask_all(models(), probes, conditions, fitted, args.permutations, report)
-        measured.metrics = score(answers, probes.questions, probes.clip_of)
-        measured.seeds = [run.seed for run in runs if run.seed is not None]
-        measured.settings["weights"] = [f"{run.stage} {run.settings_hash}" for run in runs]
-        measured.note, measured.status = _note(measured.metrics, len(runs), len(probes.ids))
-    return measured.record()
+    add = parser.add_argument
+    add("--system", required=True, help="for example video_chatgpt")
+    add(
+        "--runs",
+        nargs="+",
+        type=Path,
+        help="folders of runs, one a seed (default: shipped weights)",
+    )
+    add("--split", type=Path, default=Evaluation.split, help="default: %(default)s")
+    add(
+        "--train",
+        type=Path,
+        help="split that majority answers come from (default: train beside it)",
+    )
+    add("--controls", nargs="*", choices=CONTROLS, default=CONTROLS, help="default: all of them")
+    add("--permutations", type=int, default=3, help="orders of shuffled frames (default: 3)")
+    add("--clips", type=int, help="use the first so many clips only")
+    add("--cache", type=Path, default=Evaluation.cache, help="frozen features (%(default)s)")
+    add("--foundations", type=Path, help="folder of the frozen parts (default: the shipped ones)")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, default=1, help="torch threads (default: 1, as runs are small)")
+    add("--record", type=Path, help="default: runs/evaluation/SYSTEM-probes.json")
+    add("--kinds", action="store_true", help="print the table of kinds of questions too")
+    return parser

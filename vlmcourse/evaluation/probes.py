@@ -2,8 +2,8 @@
 
 A system that answers above its controls uses what they lack:
 
-- `majority`, `best_constant`: one constant answer a kind of question, fitted on the training questions
-  or on the asked ones themselves (no constant can do better);
+- `majority`, `best_constant`: one constant answer a kind of question, fitted on the training
+  questions or on the asked ones themselves (no constant can do better);
 - `blind`: the frozen language model without any video; `no_video`: the trained system without the
   tokens of the video; `other_clip`: the trained system shown another clip;
 - `one_frame`: the trained system shown a film in which the middle frame stands still;
@@ -11,13 +11,14 @@ A system that answers above its controls uses what they lack:
 - `text_events`, `text_storyboard`: the frozen language model told the truth in words, as a list of
   events or second by second: what a perfect connector could reach.
 
-An answer counts if greedy decoding gives it exactly. Whether it does is decided without generating: the
-greedy answer is the true one if and only if every token of the truth, its end token too, is the
-likeliest after the tokens before it. All questions of a clip stand in one packed row.
+An answer counts if greedy decoding gives it exactly. Whether it does is decided without
+generating: the greedy answer is the true one if and only if every token of the truth, its end
+token too, is the likeliest after the tokens before it. All questions of a clip stand in one packed
+row.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from torch import Tensor
 from vlmcourse.conversation import (
     IGNORED,
     Expand,
-    Media,
+    Places,
     Text,
     TokenRow,
     ask,
@@ -147,7 +148,7 @@ def constant_answers(fitted: Sequence[Question], asked: Sequence[Question]) -> n
 
 
 def video_rows(model: VideoLanguageModel, probes: Probes, clips: Sequence[Clip]) -> list[TokenRow]:
-    """One packed row a clip, laid out for `clips` (those that are shown, not always the asked ones)."""
+    """One packed row a clip, laid out for `clips`: those that are shown, not always the asked."""
     processor = model.processor
 
     def row(question: Question, clip: Clip) -> TokenRow:
@@ -165,7 +166,7 @@ def rows_without_places(model: VideoLanguageModel, probes: Probes) -> list[Token
 
     def expand_for(clip: Clip) -> Expand:
         expand = model.processor.expand
-        return lambda kind: [p for p in expand(kind, clip) if not isinstance(p, Media)]
+        return lambda kind: [p for p in expand(kind, clip) if not isinstance(p, Places)]
 
     return text_rows(model, probes, [expand_for(clip) for clip in probes.clips])
 
@@ -341,7 +342,7 @@ class Asker:
 
 
 def ask_all(
-    models: Iterator[VideoLanguageModel],
+    models: Iterable[VideoLanguageModel],
     probes: Probes,
     conditions: Sequence[str],
     fitted: Sequence[Question] = (),
@@ -351,14 +352,14 @@ def ask_all(
     """Ask every question under every condition.
 
     Args:
-        models: the trained runs of one system, one at a time.
+        models: the trained runs of one system.
         conditions: of `CONDITIONS`.
         fitted: questions that `majority` is fitted on.
         report: told what is being asked.
 
     Returns:
-        condition -> float `[S, Q]`, the share of tries with the exact answer; S is the number of runs,
-        or 1 where no trained run plays a part.
+        condition -> float `[S, Q]`, the share of tries with the exact answer; S is the number of
+        runs, or 1 where no trained run plays a part.
     """
     questions, asker = probes.questions, Asker(probes, permutations)
     found: dict[str, list[np.ndarray]] = {name: [] for name in conditions}
@@ -368,7 +369,6 @@ def ask_all(
     for number, model in enumerate(models):
         for name in conditions:
             if name in TRAINED or (name in FROZEN and number == 0):
-                report(f"run {number}: {name}" if name in TRAINED else name)
+                report(name)
                 found[name].append(asker.ask(model, name))
     return {name: np.stack(rows) for name, rows in found.items()}
-

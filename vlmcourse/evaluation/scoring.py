@@ -1,4 +1,4 @@
-"""From right and wrong answers to numbers with intervals, by family, kind and evidence of questions."""
+"""From right answers to shares with intervals, by family, kind and evidence of the questions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,11 +18,11 @@ UNSEEN_AND_UNHEARD = ("sound", "speech")
 class Bootstrap:
     """Draws clips and runs again, the same draws for every number of one evaluation.
 
-    A mean has two sources of chance: which clips were asked about, and which seeds the runs had. Both are
-    drawn again, crossed: a clip comes with all its questions (they are not independent), and a run with
-    all its answers. Of S runs S - 1 are drawn, with replacement: S draws would give a variance too small
-    by (S - 1) / S, a third for three runs (Rao and Wu 1988, the case without rescaling). With one run only
-    clips are drawn.
+    A mean has two sources of chance: which clips were asked about, and which seeds the runs had.
+    Both are drawn again, crossed: a clip comes with all its questions (they are not independent),
+    and a run with all its answers. Of S runs S - 1 are drawn, with replacement: S draws would give
+    a variance too small by (S - 1) / S, a third for three runs (Rao and Wu 1988, the case without
+    rescaling). With one run only clips are drawn.
 
     Args:
         clip_of: `[Q]` clip of each question.
@@ -34,7 +34,9 @@ class Bootstrap:
         self.num_clips = int(self.clip_of.max()) + 1
         rng = np.random.default_rng([seed, 0])
         even = np.full(self.num_clips, 1 / self.num_clips)
-        self.weights = rng.multinomial(self.num_clips, even, size=draws).astype(np.float64)  # [B, C]
+        self.weights = rng.multinomial(self.num_clips, even, size=draws).astype(
+            np.float64
+        )  # [B, C]
 
     def means(self, right: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Means of the chosen questions in every draw that holds some of them, at most `[draws]`.
@@ -57,11 +59,11 @@ class Bootstrap:
         return np.take_along_axis(by_run, drawn, axis=1).mean(1)
 
     def metric(self, right: np.ndarray, chosen: np.ndarray, difference: bool = False) -> dict:
-        """Mean of the chosen questions over runs and clips, with its 95 % interval, as a record holds it.
+        """Mean of the chosen questions over runs and clips with its 95 % interval, for a record.
 
-        `n` counts answers (runs x questions), `values` are the means of the runs. Where all answers are
-        right, or all wrong, the draws would claim certainty: Wilson's interval over the number of clips
-        stands in.
+        `n` counts answers (runs x questions), `values` are the means of the runs. Where all
+        answers are right, or all wrong, the draws would claim certainty: Wilson's interval over
+        the number of clips stands in.
 
         Args:
             right, chosen: as in `means`.
@@ -116,8 +118,8 @@ def score(
 
     Returns:
         `CONDITION/GROUP`, such as "system/order" or "blind/kind/first", and for every control
-        `gain_over_CONTROL/GROUP`: the system less the control on the same questions (paired), for all
-        groups but kinds.
+        `gain_over_CONTROL/GROUP`: the system less the control on the same questions (paired), for
+        all groups but kinds.
     """
     bootstrap, sets = Bootstrap(clip_of), groups(questions)
     found = {
@@ -141,9 +143,10 @@ def judgement(metrics: Mapping[str, dict]) -> tuple[list[str], list[str]]:
     """What the numbers say about the system: families it beats its blind controls in, and leaks.
 
     Returns:
-        families in which the system's gain over every one of `majority`, `best_constant` and `blind` that
-        was asked is above 0 with its whole interval; and families that need sound or speech in which it
-        is above the best constant answer, which a system that only sees cannot be.
+        families in which the system's gain over every one of `majority`, `best_constant` and
+        `blind` that was asked is above 0 with its whole interval; and families that need sound or
+        speech in which it is above the best constant answer, which a system that only sees cannot
+        be.
     """
     beaten, leaks = [], []
     for family, evidence in FAMILIES.items():
@@ -159,7 +162,7 @@ def judgement(metrics: Mapping[str, dict]) -> tuple[list[str], list[str]]:
 
 
 def probe_table(record: dict, kinds: bool = False) -> str:
-    """Families (or kinds) down, conditions across, as Markdown; families that are not asked stay out."""
+    """Families (or kinds) down, conditions across, as Markdown; what is not asked stays out."""
     metrics = record["metrics"]
     conditions = [name for name in CONDITIONS if f"{name}/all" in metrics]
     first = conditions[0]
@@ -179,3 +182,24 @@ def probe_table(record: dict, kinds: bool = False) -> str:
         lines.append([label, evidence.get(name, ""), str(count // runs), *cells])
     lines.insert(1, ["---", "---", *["--:"] * (len(conditions) + 1)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def bar_values(
+    record: dict, conditions: Sequence[str], groups: Sequence[str]
+) -> tuple[dict[str, dict[str, dict]], dict[str, float]]:
+    """What `figures.accuracy_bars` draws of a record.
+
+    Args:
+        record: of `vlmcourse evaluate`.
+        conditions: a colour each, such as `("system", "shuffled", "blind")`.
+        groups: a place on the axis each, such as the families; those that are not asked stay out.
+
+    Returns:
+        condition -> group -> metric, and group -> share of the best constant answer (empty where
+        the record does not tell).
+    """
+    metrics = record["metrics"]
+    kept = [name for name in groups if metrics[f"{conditions[0]}/{name}"]["n"]]
+    table = {c: {name: metrics[f"{c}/{name}"] for name in kept} for c in conditions}
+    best = {name: metrics.get(f"best_constant/{name}") for name in kept}
+    return table, {name: value["mean"] for name, value in best.items() if value is not None}

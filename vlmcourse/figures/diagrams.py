@@ -46,6 +46,9 @@ def token_strip(
             x = 0.0
         lines[-1].append((x, size, kind, label, count))
         x += size + 0.05
+    used = [kind for kind in KINDS if any(run[0] == kind for run in runs)]
+    drawn = max((left + size for line in lines for left, size, *_ in line), default=0.0)
+    width = min(width, max(drawn + 0.1, 1.4 * len(used), 0.1 * len(title or "")))
     tall = 1 + max((label.count("\n") for _, label, _ in runs), default=0)
     box, step = 0.2 + 0.18 * tall, 0.55 + 0.18 * tall
     height = step * len(lines) + 0.35 + (0.3 if title else 0)
@@ -64,7 +67,6 @@ def token_strip(
             axis.text(
                 middle, bottom - 0.04, str(count), ha="center", va="top", fontsize=8, color=SOFT
             )
-    used = [kind for kind in KINDS if any(run[0] == kind for run in runs)]
     patches = [Patch(facecolor=KINDS[k][0], edgecolor=SOFT, label=KINDS[k][1]) for k in used]
     total = sum(count for _, _, count in runs)
     figure.legend(

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlmcourse.errors import UserError
@@ -40,13 +41,19 @@ def main(argv: list[str]) -> int:
             )
         if args.gates or args.rebuild:
             measure(name)
-    for name, checksum in checksums().items():
+    for name, checksum in checksums(chosen).items():
         print(f"{name}: {checksum[:16]}")
     return 0
 
 
-def checksums() -> dict[str, str]:
-    """Return the SHA-256 of every shipped weight file.
+WEIGHTS = {
+    "vision_encoder": "vision_encoder.safetensors",
+    "language_model": "language_model/model.safetensors",
+}
+
+
+def checksums(names: Sequence[str] = tuple(WEIGHTS)) -> dict[str, str]:
+    """Return the SHA-256 of shipped weight files, by name of the foundation.
 
     Raises:
         UserError: a file is missing.
@@ -54,8 +61,8 @@ def checksums() -> dict[str, str]:
     from vlmcourse.backbones.foundations import FOUNDATIONS
 
     result = {}
-    for name in ("vision_encoder.safetensors", "language_model/model.safetensors"):
-        path = FOUNDATIONS / name
+    for name in names:
+        path = FOUNDATIONS / WEIGHTS[name]
         if not path.is_file():
             raise UserError(f"{path}: missing; `vlmcourse foundations --rebuild` trains it")
         result[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -79,24 +86,25 @@ def rebuild(name: str, out: Path, overrides: tuple[str, ...] = ()) -> None:
 
 def measure(name: str) -> None:
     """Measure the gates of one shipped foundation and write their record."""
-    from vlmcourse.backbones.foundations import load_foundations
+    from vlmcourse.backbones.foundations import FOUNDATIONS, load_vision_encoder
+    from vlmcourse.backbones.language_model import load_language_model
     from vlmcourse.foundations.gates import KIND_FAMILY, language_gates, vision_gates
     from vlmcourse.foundations.training import EXPERIMENTS
     from vlmcourse.records import Run, metric
 
-    encoder, language_model, _ = load_foundations()
     path = EXPERIMENTS / "records" / f"{name}_gates.json"
     command = f"vlmcourse foundations --gates --only {name}"
     missed = []
     if name == "vision_encoder":
-        with Run(path, command, {"gates": PROBE_GATES, "weights": checksums()}) as run:
-            for slot, right in vision_gates(encoder).items():
+        with Run(path, command, {"gates": PROBE_GATES, "weights": checksums([name])}) as run:
+            for slot, right in vision_gates(load_vision_encoder()).items():
                 run.metrics[slot] = metric([float(r) for r in right], unit="share")
                 if run.metrics[slot]["mean"] < PROBE_GATES.get(slot, 0.0):
                     missed.append(slot)
             _verdict(run, missed)
         return
-    with Run(path, command, {"gates": TEXT_GATES, "weights": checksums()}) as run:
+    with Run(path, command, {"gates": TEXT_GATES, "weights": checksums([name])}) as run:
+        language_model = load_language_model(FOUNDATIONS / name).eval()
         for form in ("events", "storyboard", "fused", "fused_timed"):
             by_kind = language_gates(language_model, form)
             families: dict[str, list[float]] = {}

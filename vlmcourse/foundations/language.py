@@ -34,18 +34,19 @@ class LanguageSize:
 
     hidden_size: int = 128
     num_layers: int = 4
-    num_heads: int = 4
+    num_heads: int = 8
     mlp_size: int = 320
     rope_theta: float = 10000.0
     embedding_std: float = 0.08
 
 
 def build_language_model(size: LanguageSize | None = None) -> LlamaForCausalLM:
-    """Build the model with random weights and two first layers that look a few words back.
+    """Build the model with random weights and first layers that look a few words back.
 
     A small Llama does not bind "red" to "circle" by itself in a short budget. So the heads of the
-    first two layers start out looking 1, 2, 3, 4 positions back (through attention biases on the
-    rotary pairs), and keys start equal to queries, so that equal words find each other.
+    first layer start out looking 1, 2, 3, ... positions back (through attention biases on the
+    rotary pairs), half of the second layer's too, and keys start equal to queries, so that equal
+    words find each other.
     """
     size = size or LanguageSize()
     config = LlamaConfig(
@@ -69,18 +70,18 @@ def build_language_model(size: LanguageSize | None = None) -> LlamaForCausalLM:
     for layer in model.model.layers:
         attention = layer.self_attn
         attention.k_proj.weight.data.copy_(attention.q_proj.weight.data)
-    look_back(model.model.layers[0].self_attn, size, strength=3.0)
-    look_back(model.model.layers[1].self_attn, size, strength=2.0)
+    look_back(model.model.layers[0].self_attn, size, size.num_heads, strength=4.0)
+    look_back(model.model.layers[1].self_attn, size, size.num_heads // 2, strength=3.0)
     return model
 
 
-def look_back(attention: nn.Module, size: LanguageSize, strength: float) -> None:
-    """Set query and key biases so that head h first attends h + 1 positions back."""
+def look_back(attention: nn.Module, size: LanguageSize, heads: int, strength: float) -> None:
+    """Set query and key biases so that head h < `heads` first attends h + 1 positions back."""
     width = size.hidden_size // size.num_heads
     pairs = width // 2
     query = torch.zeros(size.num_heads, width)
     key = torch.zeros(size.num_heads, width)
-    for head in range(size.num_heads):
+    for head in range(heads):
         for pair in range(pairs):
             angle = (head + 1) * size.rope_theta ** (-pair / pairs)
             # Llama pairs dimension i with i + width / 2; this turns the query by -(head + 1) steps.

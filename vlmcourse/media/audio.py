@@ -72,13 +72,16 @@ def read_audio(path: str | Path, sample_rate: int | None = 16000, mono: bool = T
         if stream is None:
             raise AudioError(path, "has no sound track (a silent video?); use a file with sound")
         rate = sample_rate or stream.rate
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=rate)
+        resampler = av.AudioResampler(format="fltp", rate=rate)
         decoder = _Decoder(container, stream, path)
         parts, start_s = [], None
         for frame in decoder.frames():
             if start_s is None and frame.pts is not None:
                 start_s = float(frame.pts * frame.time_base) - time_origin_s(container)
-            parts.extend(part.to_ndarray() for part in resampler.resample(frame))
+            try:
+                parts.extend(part.to_ndarray() for part in resampler.resample(frame))
+            except ValueError as cause:
+                raise AudioError(path, "changes its sample rate or channels midway") from cause
         if not parts:
             raise AudioError(path, "the sound track holds no samples that can be decoded")
         parts.extend(part.to_ndarray() for part in resampler.resample(None))
@@ -198,15 +201,14 @@ class _Decoder:
 
 
 def _wav_share_stated(path: str | Path) -> float:
-    """Return how much longer a wav file says it is than it is; ffmpeg believes the disk, not the file."""
+    """Return how much longer a wav file says it is than it is; ffmpeg goes by the disk alone."""
     with Path(path).expanduser().open("rb") as file:
         head = file.read(8)
         size = file.seek(0, 2)
     stated = int.from_bytes(head[4:8], "little") + 8
-    known = (
-        head[:4] == b"RIFF" and size < stated < 0xFFFFFFF0
-    )  # recorders write 0 or -1 for unknown
-    return stated / size if known else 1.0
+    open_ended = 0xFFFFFFF0  # recorders that do not know the length write 0 or -1
+    cut_off = head[:4] == b"RIFF" and size < stated < open_ended
+    return stated / size if cut_off else 1.0
 
 
 def _shift(samples: np.ndarray, start: int) -> np.ndarray:

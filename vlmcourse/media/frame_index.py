@@ -13,8 +13,7 @@ import numpy as np
 from vlmcourse.media.errors import VideoError
 from vlmcourse.media.opening import states_length, time_origin_s
 
-# Only these containers are sought in: elsewhere a jump may land on a frame that needs an earlier
-# one.
+# Jumps are made in these containers only: elsewhere one may land on a frame that needs another.
 _SEEKABLE = ("mov", "matroska")
 _COUNTS_FRAMES = ("mov", "avi")  # containers whose header holds the number of frames
 
@@ -25,8 +24,7 @@ class FrameIndex:
 
     Attributes:
         pts: presentation time stamps of the readable frames in the order they are shown, in the
-            stream's units; None when the file has none that can be trusted (then frames are
-        counted).
+            stream's units; None when the file has none to trust (then frames are counted).
         times_s: `[T]` float64, start of every readable frame in seconds from the container's start.
         promised: frames that the file's header announces; more than T when the file is cut off.
         key_frames: (pts, dts) of the frames at which decoding may begin, ascending; empty = no

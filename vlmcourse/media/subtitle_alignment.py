@@ -4,6 +4,7 @@ Every frame of the video is visited. What is being said there is collected, and 
 next sampled frame: a frame carries what was said since the sampled frame before it.
 """
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -35,7 +36,7 @@ def minigpt4_video_captions(
     is said twice.
 
     Args:
-        cues: subtitles in order of their start.
+        cues: subtitles in the order of their file.
         duration_s: length of the video by its container.
         fps: average frame rate, at least 1.
         wanted: frames to sample: 45 (Llama 2) or 90 (Mistral).
@@ -76,11 +77,12 @@ def _shown(cues: Sequence[Cue], frames: int, fps: float) -> Iterator[list[str]]:
     rate = int(fps)
     if rate < 1:
         raise ValueError(f"this mode needs at least 1 frame a second, got {fps}")
-    waiting = deque((_seconds(c.start_s), _seconds(c.end_s), _one_line(c)) for c in cues)
-    live: list[tuple[float, float, str]] = []
+    spans = [(_seconds(c.start_s), n, _seconds(c.end_s), _one_line(c)) for n, c in enumerate(cues)]
+    waiting = deque(sorted(spans))
+    live: list[tuple[int, float, str]] = []  # in the order of the file
     for frame in range(frames):
         while waiting and waiting[0][0] <= frame / rate:
-            live.append(waiting.popleft())
+            insort(live, waiting.popleft()[1:])
         live = [span for span in live if frame / rate <= span[1]]
         yield [text for _, _, text in live]
 

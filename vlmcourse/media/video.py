@@ -36,7 +36,7 @@ Backend = Literal["auto", "decord", "pyav"]
 
 MAX_BYTES = 8 * 2**30  # of pixels in one answer
 _CHUNK = 16  # frames decoded and resized at a time
-# decord 0.6 returned wrong frames from a transport stream and cannot open GIF.
+# In others decord 0.6 is not trusted: from a transport stream it gave other frames than asked for.
 _DECORD_CONTAINERS = ("mov", "matroska")
 
 _log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """Spatio-temporal pooling: a video's patch features become a few means over space and over time.
 
 Paper: Video-ChatGPT, arXiv 2306.05424, section 3.1.
-Official: mbzuai-oryx/Video-ChatGPT@659e04b:scripts/save_spatio_temporal_clip_features.py and
-inference.py.
+Official: mbzuai-oryx/Video-ChatGPT@659e04b: scripts/save_spatio_temporal_clip_features.py for
+training, video_chatgpt/inference.py for answering.
 """
 
 import torch
@@ -15,25 +15,23 @@ def spatio_temporal_pooling(
     num_temporal: int = 100,
     spatial_grid: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Average every frame over its patches, and every patch over the frames; put one after the
-    other.
+    """Average every frame over its patches and every patch over the frames, one after the other.
 
     A *temporal* token says what one frame shows and forgets where; a *spatial* token says what one
     place shows and forgets when. Nothing that needs both survives.
 
-    Differs: the official code handles one video at a time; here rows of a batch may have different
-    T.
+    Differs: the official code handles one video at a time; here the videos of a batch may have
+    different numbers of frames.
+
     Padding is part of the method: below `num_temporal` frames, zero rows fill the temporal tokens
     up, and they are real tokens to the language model (after a linear layer each is its bias).
     Nothing is cut above `num_temporal` frames. The spatial mean runs over the frames that exist.
 
     Args:
         features: `[B, T, P, D]` patch features, row-major over a frame's grid.
-        frame_mask: `[B, T]` bool, True where a frame exists; None means all do. Existing frames
-            come first.
+        frame_mask: `[B, T]` bool, True where a frame exists (those come first); None: all exist.
         num_temporal: temporal tokens at least (0 adds no padding).
-        spatial_grid: side of the grid to which the spatial tokens are averaged, None keeps P of
-            them.
+        spatial_grid: side of the grid the spatial tokens are averaged to; None keeps P of them.
 
     Returns:
         tokens `[B, N, D]` and mask `[B, N]` bool with N = max(T, num_temporal) + spatial tokens:
@@ -88,8 +86,7 @@ def average_grid(tokens: Tensor, grid: int) -> Tensor:
 
 
 def pooled_as_training_files(features: Tensor, num_temporal: int = 100) -> Tensor:
-    """Pool one video as the official feature files were made: float16 features, NumPy float16
-    means.
+    """Pool one video as the official training files were: float16 features, NumPy means.
 
     Official: scripts/save_spatio_temporal_clip_features.py. The released projector was trained on
     such files, so this is what its inputs looked like, rounding included.

@@ -88,9 +88,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Row:
-    """One compared output. `max_abs`, `max_rel` and `atol` are NaN where nothing could be
-    measured.
-    """
+    """One compared output; the three numbers are NaN where nothing could be measured."""
 
     system: str
     unit: str

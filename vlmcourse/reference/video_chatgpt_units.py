@@ -98,8 +98,7 @@ def check_pooling(unit: Unit) -> Iterator[Row]:
             if expected is not None:
                 half = output != "pooled"
                 atol = 2**-10 * float(expected.abs().max()) if half else 1e-5
-                row = compare_tensors(unit, case, output, pooled, expected, atol)
-                yield row
+                yield compare_tensors(unit, case, output, pooled, expected, atol)
 
 
 def check_labels(unit: Unit) -> Iterator[Row]:

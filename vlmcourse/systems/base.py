@@ -1,8 +1,7 @@
 """The one abstraction: a video language model is frames, a connector and a language model.
 
 The base owns what is the same in all of them: splicing, loss, generation. A system gives what its
-paper
-invented: its encoder, its connector, its layout (in its processor), its surgery, its stages.
+paper invented: its encoder, its connector, its layout (in its processor), its surgery, its stages.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,9 +49,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Watched:
-    """A video that a model has seen: its layout facts and its frozen features, reusable for any
-    question.
-    """
+    """A video that a model has seen: its layout facts and its features, good for any question."""
 
     clip: Clip
     pictures: Media | None
@@ -69,8 +66,7 @@ class VideoLanguageModel(nn.Module):
         language_model: a transformers causal LM.
         vision_encoder: frozen; `forward(pixels [N, 3, h, w]) -> [N, P, D]`, with `preprocess`. None
             for a model that is only ever given features.
-        processor: files and conversations to rows; None for a model that is only ever given
-            batches.
+        processor: files and conversations to rows; None for a model that is only given batches.
     """
 
     def __init__(
@@ -103,7 +99,7 @@ class VideoLanguageModel(nn.Module):
         raise TypeError(f"{type(self).__name__} does not listen")
 
     @staticmethod
-    def stages(preset: str) -> list[Stage]:
+    def stages(preset: str) -> Sequence[Stage]:
         """The paper's training stages in order, with the settings of a preset."""
         raise TypeError("a system has stages")
 
@@ -122,9 +118,7 @@ class VideoLanguageModel(nn.Module):
         return {"attention_mask": batch.attention.long(), "position_ids": positions}
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        """Embeddings `[B, L, E]` of ids `[B, L]`; those at places of media are replaced
-        afterwards.
-        """
+        """Embeddings `[B, L, E]` of ids `[B, L]`; those at places of media are replaced later."""
         return self.language_model.get_input_embeddings()(ids)
 
     video_depends_on_question = False
@@ -152,8 +146,7 @@ class VideoLanguageModel(nn.Module):
         return self.language_model.get_input_embeddings().weight.device
 
     def encode_frames(self, pixels: Tensor, chunk: int = 32) -> Tensor:
-        """Frozen features of frames, `chunk` at a time; never on the graph unless the encoder
-        trains.
+        """Features of frames, `chunk` at a time; on the graph only if the encoder trains.
 
         Args:
             pixels: `[N, 3, h, w]`, preprocessed.
@@ -185,9 +178,7 @@ class VideoLanguageModel(nn.Module):
         return embeddings
 
     def _features(self, media: Media, encode: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """Features of media: cached ones, else encoded now; None where an extra takes their
-        place.
-        """
+        """Features of media: cached ones, else encoded now; None where an extra serves."""
         if media.features is not None:
             return media.features.to(self._dtype)
         if media.inputs is None:
@@ -216,15 +207,13 @@ class VideoLanguageModel(nn.Module):
 
         Only positions that predict a trained token go through the output layer.
 
-        Differs: the official codes give NaN for a batch in which nothing is trained; here the loss
-            is 0.
+        Differs: the official codes give NaN for a batch in which nothing is trained, this one 0.
         """
         hidden = self.hidden_states(batch)[:, :-1]
         targets = batch.labels[:, 1:]
         chosen = targets != IGNORED
-        logits = self.language_model.get_output_embeddings()(
-            hidden[chosen]
-        ).float()  # [M, vocabulary]
+        head = self.language_model.get_output_embeddings()
+        logits = head(hidden[chosen]).float()  # [M, vocabulary]
         wanted = targets[chosen]
         token_loss = F.cross_entropy(logits, wanted, reduction="none")  # [M]
         rows = chosen.nonzero()[:, 0]
@@ -240,9 +229,7 @@ class VideoLanguageModel(nn.Module):
 
     @torch.no_grad()
     def watch(self, path: str | Path) -> Watched:
-        """Read a video file and compute its frozen features once. Raises MediaError for a bad
-        file.
-        """
+        """Read a video file and compute its features once. Raises MediaError for a bad file."""
         clip = self.processor.read(path)
         pixels = self.vision_encoder.preprocess(clip.frames)
         features = self.encode_frames(pixels.to(self.device))
@@ -268,8 +255,7 @@ class VideoLanguageModel(nn.Module):
             watched: from `watch` or `remember`; its features are used again for every call.
             questions: plain text.
             history: earlier turns of the conversation, the same for all questions.
-            share_prefix: let the language model read only once what all prompts begin with, if the
-                video is in there.
+            share_prefix: if all prompts begin with the video, let the language model read it once.
             settings: as in `generate`.
 
         Returns:
@@ -329,9 +315,7 @@ class VideoLanguageModel(nn.Module):
         streamer: Callable[[str], None] | None = None,
         **settings: Any,
     ) -> list[str]:
-        """Generate behind prompt embeddings `[B, L, E]`, whose beginning may already be in the
-        cache.
-        """
+        """Generate behind prompt embeddings `[B, L, E]`; the cache may hold their beginning."""
         tokenizer = self.processor.tokenizer
         if streamer is not None and (len(embeddings) > 1 or num_beams > 1):
             raise ValueError("a stream shows one row without beams")
@@ -351,15 +335,11 @@ class VideoLanguageModel(nn.Module):
         if self.language_model.config._attn_implementation == "sdpa":
             return visible
         lowest = torch.finfo(self._dtype).min
-        return torch.zeros(visible.shape, dtype=self._dtype, device=visible.device).masked_fill(
-            ~visible, lowest
-        )
+        return torch.zeros_like(visible, dtype=self._dtype).masked_fill(~visible, lowest)
 
 
 def _shared_prefix(rows: Sequence[TokenRow]) -> int:
-    """Length of what all prompts begin with, leaving each a rest; 0 if media stand outside of
-    it.
-    """
+    """Length of what all prompts begin with, short of each; 0 if media stand behind it."""
     length = min(len(row) for row in rows) - 1
     while length and any(row.ids[:length] != rows[0].ids[:length] for row in rows):
         length -= 1

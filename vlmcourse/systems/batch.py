@@ -16,18 +16,14 @@ class Media:
     """Videos, pictures or sounds of a batch in reading order; a picture is a video of one frame.
 
     Either `inputs` or `features` is there (or an extra that replaces both). V counts the media of
-    the whole
-    batch: it is B only if every row has exactly one.
+    the whole batch: it is B only if every row has exactly one.
 
     Attributes:
-        frame_mask: `[V, T]` bool, True where a frame (or a stretch of sound) exists; those come
-            first.
+        frame_mask: `[V, T]` bool, True where a frame (or stretch of sound) exists; those are first.
         times_s: `[V, T]` float32, the second of each frame; 0 where there is none.
-        inputs: what the frozen encoder takes, `[V, T, 3, h, w]` pixels (or `[V, T, 1, mels, steps]`
-            sound).
+        inputs: what the encoder takes, pixels `[V, T, 3, h, w]` or sound `[V, T, 1, mels, steps]`.
         features: what the frozen encoder gave, `[V, T, P, D]`; may be half precision.
-        rows: `[V]` int64 ascending, the row of the batch that each medium belongs to; None means
-            one a row.
+        rows: `[V]` int64 ascending, the row of the batch each medium is in; None means one a row.
         extras: what only one system needs, by name; the first axis is V. They become keyword
             arguments of its `connect`.
     """

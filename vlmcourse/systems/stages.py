@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Stage:
         trains: patterns of parameter names (`fnmatch`: `*`, `?`); everything else is frozen.
         data: what it is trained on.
         init_from: the stage whose weights it starts from, None for the first.
-        learning_rate, min_learning_rate, weight_decay, betas, warmup_ratio, schedule: optimiser and
-            schedule.
+        learning_rate, min_learning_rate, warmup_ratio, schedule: of the learning rate.
+        weight_decay, betas: of AdamW.
         batch_size: conversations a step over all devices.
         epochs: passes over the data; or `steps`, whichever is not None.
         max_grad_norm: gradient clipping; None for none.
@@ -71,11 +71,6 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         if trains:
             chosen.append(name)
     return chosen
-
-
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors that train, by name (what a checkpoint of a stage has to hold)."""
-    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def parameter_table(model: nn.Module, depth: int = 1) -> str:

@@ -37,8 +37,7 @@ VIDEO_CHATGPT_TEMPLATE = vicuna_template(
     "on the provided video.",
 )
 """What the official inference of Video-ChatGPT uses, though it was trained with the one above; no
-blank
-stands in front of its last sentence. Official: video_chatgpt/video_conversation.py."""
+blank stands in front of its last sentence. Official: video_chatgpt/video_conversation.py."""
 
 WORLD_TEMPLATE = Template(
     name="world",

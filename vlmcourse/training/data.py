@@ -277,6 +277,11 @@ class VideoInstructionData(pl.LightningDataModule):
             units = order.units(start, count)
             yield self._batch([[self.val_samples[i] for i in unit] for unit in units])
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        return batch.to(device)
+
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Stream(self), batch_size=None)
 

@@ -7,7 +7,8 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def _run(
     log.info("%s", table)
     started = folder / CHECKPOINT
     command = ["vlmcourse", "train", *arguments, f"--out={folder.parent}", f"--device={device}"]
-    with Run(record, command, facts, [module.seed], facts["data_checksum"]) as run:
+    with _quiet(), Run(record, command, facts, [module.seed], facts["data_checksum"]) as run:
         trainer = _prepare(
             settings, module, data, folder, facts["scale"], device, progress,
             checkpoint_every, val_every, callbacks,
@@ -293,20 +294,28 @@ def _prepare(
 def _fit(trainer, module, data, checkpoint: Path | None) -> None:
     """Train; a stop from the keyboard stays one (Lightning makes a plain exit of it)."""
     handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored after a stop
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's lines on devices, workers and services."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
-    logger.setLevel(logging.WARNING)  # no lines on devices and workers
+    logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for text in ("does not have many workers", "GPU available but not", "in eval mode"):
                 warnings.filterwarnings("ignore", f".*{text}.*")
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as stop:
-        raise KeyboardInterrupt from stop
+            yield
     finally:
         logger.setLevel(level)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored after a stop
 
 
 def _metrics(history: History, data: VideoInstructionData) -> dict:

@@ -1,8 +1,8 @@
 """Settings of a stage: a YAML file and overrides, typed, every unknown key refused by its name.
 
 A stage file has three parts: `model` (system, preset and the stage itself), `data`, and `trainer`
-for what is left of Lightning's own settings. It is read by LightningCLI; nothing is built before all
-of it is valid.
+for what is left of Lightning's own settings. It is read by LightningCLI; nothing is built before
+all of it is valid.
 """
 
 import difflib
