@@ -205,8 +205,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def answer_aloud(chat: Chat, question: str) -> None:
     """Write the answer to standard output as it grows; say on standard error what is not known."""
-    unknown = unknown_words(chat.model, question)
-    if unknown:
+    question = checked_question(question)
+    if unknown := unknown_words(chat.model, question):
         _note(f"words this small model does not know: {', '.join(unknown)}")
 
     def show(text: str) -> None:

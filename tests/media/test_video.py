@@ -375,10 +375,13 @@ def test_reading_after_a_fork(plain, backend):
 @pytest.mark.timeout(60)
 def test_error_of_a_worker_keeps_its_kind(tmp_path):
     loader = torch.utils.data.DataLoader(
-        Clips([tmp_path / "gone.mp4"], "auto"), num_workers=1, multiprocessing_context="fork"
+        Clips([tmp_path / "gone.mp4"] * 2, "auto"), num_workers=1, multiprocessing_context="fork"
     )
-    with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
-        list(loader)
+    batches = iter(loader)
+    for _ in range(2):  # the worker lives on after an error
+        with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
+            next(batches)
+    assert next(batches, None) is None
 
 
 def test_error_survives_pickling():

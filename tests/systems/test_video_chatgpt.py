@@ -123,7 +123,7 @@ def test_unknown_names_are_refused():
 
 
 def test_missing_foundations_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"vision_encoder\.safetensors: missing"):
+    with pytest.raises(UserError, match=r"language_model|vision_encoder"):
         build("video_chatgpt", "world", foundations=tmp_path)
 
 
@@ -205,3 +205,30 @@ def test_from_a_file_to_an_answer(tmp_path):
     assert answers == [
         model.answer(watched, [q], max_new_tokens=5)[0] for q in ("who?", "what is the man doing?")
     ]
+
+
+def test_world_preset_from_a_folder_of_foundations(tmp_path, word_tokenizer):
+    from safetensors.torch import save_file
+
+    from vlmcourse.backbones.world_vision import WorldVisionEncoder
+
+    encoder = WorldVisionEncoder()
+    save_file(encoder.state_dict(), tmp_path / "vision_encoder.safetensors")
+    llama = build_llama(LlamaSizes(len(word_tokenizer), 32, 48, 2, 4))
+    llama.save_pretrained(tmp_path / "language_model")
+    word_tokenizer.inner.save_pretrained(tmp_path / "language_model")
+    model = build("video_chatgpt", "world", foundations=tmp_path)
+    assert model.config.token_ids[0] == len(word_tokenizer)
+    assert torch.equal(model.vision_encoder.position, encoder.position)
+    table = model.language_model.get_input_embeddings().weight
+    assert torch.equal(table[:-3], llama.get_input_embeddings().weight)
+    watched = model.remember(torch.randn(8, 64, 96), Clip(torch.arange(8.0)))
+    assert isinstance(model.answer(watched, ["where ?"], max_new_tokens=2)[0], str)
+
+
+def test_importing_a_system_does_not_import_transformers():
+    import subprocess
+    import sys
+
+    code = "import sys, vlmcourse.systems.video_chatgpt; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

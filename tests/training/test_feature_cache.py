@@ -98,7 +98,7 @@ def test_nothing_readable_is_an_error(model, tmp_path):
     bad.write_bytes(b"")
     with pytest.raises(CacheError, match="1 of 1 videos cannot be read"):
         cache(model, [bad], tmp_path)
-    with pytest.raises(CacheError, match="gone.mp4"):
+    with pytest.raises(CacheError, match=r"gone\.mp4"):
         cache(model, [tmp_path / "gone.mp4"], tmp_path)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
+from vlmcourse import systems
 from vlmcourse.systems.stages import Stage
 from vlmcourse.training.module import VideoInstruction, learning_rate_factor
 
@@ -50,8 +51,20 @@ def test_seeds_decide_first_values_of_what_is_new(tiny):
     assert torch.equal(first(0).projector.weight, first(0).projector.weight)
     assert not torch.equal(first(0).projector.weight, first(1).projector.weight)
     assert torch.equal(first(0).token_rows.weight, first(1).token_rows.weight)
-    assert not torch.equal(first(0).projector.weight, first(0, fresh=True).projector.weight)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_fresh_forgets_what_official_files_brought(monkeypatch, build_tiny):
+    def trained(preset, device, folder):
+        model = build_tiny()
+        torch.nn.init.zeros_(model.projector.weight)
+        return model
+
+    monkeypatch.setitem(systems.CONSTRUCTORS, "tiny", trained)
+    assert not VideoInstruction("tiny", stage()).model.projector.weight.any()
+    fresh = VideoInstruction("tiny", stage(), fresh=True).model
+    assert fresh.projector.weight.all()
+    assert torch.equal(fresh.token_rows.weight, trained(*"xxx").token_rows.weight)
 
 
 def test_evaluation_counts_tokens_not_batches(tiny):

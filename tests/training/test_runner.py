@@ -1,11 +1,10 @@
 """Stages from their files: what moves, what is handed over, what survives a kill."""
 
 import csv
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+import time
 
 import lightning.pytorch as pl
 import pytest
@@ -104,34 +103,23 @@ def test_resuming_behind_an_epoch_and_with_parts_of_a_batch(stage_file, tmp_path
     assert losses(run_stage(config, tmp_path / "k", **QUIET).folder) == losses(whole.folder)
 
 
-def test_killed_by_the_system(stage_file, tmp_path, tokenizer_folder):
+def _train_in_a_child(config, out):
+    run_stage(config, out, checkpoint_every=1, **QUIET)
+
+
+def test_killed_by_the_system(stage_file, tmp_path):
     """SIGKILL in the middle leaves a checkpoint that resumes to the same losses."""
-    config = stage_file(steps=40)
-    script = textwrap.dedent(
-        f"""
-        import sys
-        from pathlib import Path
-        sys.path.insert(0, {str(os.path.dirname(__file__))!r})
-        import conftest
-        from vlmcourse import systems
-        from vlmcourse.training.runner import run_stage
-        build = conftest.build_tiny.__wrapped__(Path({str(tokenizer_folder)!r}))
-        systems.CONSTRUCTORS["tiny"] = lambda preset, device, folder: build()
-        run_stage(
-            {str(config)!r}, {str(tmp_path / "killed")!r},
-            device="cpu", progress=False, checkpoint_every=1,
-        )
-        """
+    config = stage_file(steps=30)
+    child = multiprocessing.get_context("fork").Process(
+        target=_train_in_a_child, args=(config, tmp_path / "killed")
     )
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ})
+    child.start()
     checkpoint = tmp_path / "killed" / "alignment" / "last.ckpt"
-    try:
-        while not checkpoint.exists() and process.poll() is None:
-            pass
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+    while not checkpoint.exists() and child.is_alive():
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "alignment" / "weights.safetensors").exists()
     whole = run_stage(config, tmp_path / "whole", **QUIET)
     resumed = run_stage(config, tmp_path / "killed", **QUIET)
@@ -255,11 +243,11 @@ def test_overfits_one_batch(stage_file, tmp_path, world):
     """All answers of one batch can be learnt by heart when enough trains."""
     config = stage_file(
         trains=["projector.*", "language_model.*"],
-        steps=120,
-        batch_size=40,
+        steps=80,
+        batch_size=20,
         learning_rate=2e-2,
         data={
-            "train": [{"json": str(world / "conversations.json"), "limit": 2}],
+            "train": [{"json": str(world / "conversations.json"), "limit": 1}],
             "questions_per_video": 30,
         },
     )

@@ -163,7 +163,8 @@ def cogvlm2_video_chat_indices(times_s: Sequence[float], wanted: int = 24) -> li
     shorter one gives fewer frames.
 
     Args:
-        times_s: `[T]` start of every frame; taken as float32, as decord gives them.
+        times_s: `[T]` start of every frame, counted from the first one and taken as float32, as
+            decord gives them.
         wanted: most frames to choose.
     """
     _check(len(times_s), wanted)

@@ -293,6 +293,7 @@ def _read_decord(video: _Video, wanted: list[int]) -> Iterator[np.ndarray]:
         import decord
     except ImportError as cause:
         raise _ReaderFailed("decord is not installed") from cause
+    limit = getattr(decord, "DECORDLimitReachedError", decord.DECORDError)
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(str(check_file(video.info.path, VideoError)), num_threads=1)
@@ -300,7 +301,7 @@ def _read_decord(video: _Video, wanted: list[int]) -> Iterator[np.ndarray]:
             raise _ReaderFailed(f"it counts {len(reader)} frames, not {video.index.readable}")
         for start in range(0, len(wanted), _CHUNK):
             yield reader.get_batch(wanted[start : start + _CHUNK]).asnumpy()
-    except (decord.DECORDError, RuntimeError) as cause:
+    except (decord.DECORDError, limit, RuntimeError) as cause:
         raise _ReaderFailed(str(cause).strip().split("\n")[0]) from cause
 
 

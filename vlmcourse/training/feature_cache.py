@@ -270,7 +270,7 @@ def file_key(path: Path) -> str:
                 content = file.read()
             else:
                 content = file.read(end) + str(size).encode()
-                file.seek(size - end)
+                file.seek(max(size - end, 0))
                 content += file.read(end)
     except OSError as error:
         raise CacheError(f"{path}: {error.strerror or error}") from error

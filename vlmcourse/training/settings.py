@@ -129,7 +129,8 @@ def nearest(key: str, known: Sequence[str]) -> str:
     names = {name.rsplit(".", 1)[-1]: name for name in known}
     names |= {item.name: f"{item.name} (of a source)" for item in fields(Source)}
     last = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1, cutoff=0.6)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8) or [names[name] for name in last]
+    leaves = [name for name in known if not key.startswith(f"{name}.")]
+    near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.8) or [names[n] for n in last]
     if near:
         return f" Did you mean {near[0]}?"
     beside = [name for name in known if name.startswith(f"{key.rsplit('.', 1)[0]}.")]

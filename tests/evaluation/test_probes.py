@@ -1,0 +1,167 @@
+"""Probes: teacher forcing decides what generation says, and every control lacks what it should."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from vlmcourse.conversation import TEXT, ask
+from vlmcourse.evaluation import probes
+from vlmcourse.systems.batch import collate, video_features
+from vlmcourse.trained import load_trained_system
+from vlmcourse.world.dataset import load_split
+from vlmcourse.world.language import Question, event_list, storyboard
+
+
+@pytest.fixture(scope="module")
+def model(runs, foundations):
+    return load_trained_system("video_chatgpt", runs[0], foundations=foundations).model
+
+
+@pytest.fixture(scope="module")
+def asked(world, model, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    split = load_split(world / "test")
+    return probes.load_probes(split, model, "video_chatgpt", cache, progress=False)
+
+
+def question(kind, answer):
+    return Question(f"{kind} ?", answer, kind, "appearance")
+
+
+def words(model, row):
+    return model.processor.tokenizer.inner.decode(row.ids)
+
+
+def test_teacher_forcing_says_what_generation_says(model, asked):
+    """Every question of every clip: exact by teacher forcing if and only if generated so."""
+    said = probes.generated_answers(model, asked)
+    truly = [a == q.answer for x, y in zip(said, asked.asked) for a, q in zip(x, y, strict=True)]
+    rows = probes.video_rows(model, asked, asked.clips)
+    decided = probes.exact_answers(model, rows, asked.clips, asked.features)
+    assert decided.tolist() == truly
+    assert 0.2 < np.mean(truly) < 0.9, "the sample holds both right and wrong answers"
+
+
+def test_an_answer_that_goes_on_is_wrong(model, asked):
+    """The first words being right is not enough: the end has to come where the truth ends."""
+    short = Question("what happens first ?", "red", "first", "order")
+    clip, features = asked.clips[0], asked.features[0]
+    row = model.processor.row(ask(short.text, short.answer), clip)
+    media = video_features(features, clip.times_s)
+    with torch.no_grad():
+        result = model(collate([row], 0, media))
+    one = probes.Probes(["x"], asked.stories[:1], [[short]], [clip], [features])
+    rows = probes.video_rows(model, one, [clip])
+    decided = bool(probes.exact_answers(model, rows, [clip], [features])[0])
+    assert decided == bool(result.correct.all())
+    assert len(result.correct) == 2, "one word and the end"
+
+
+def test_rows_of_different_lengths_are_judged_by_their_own_questions(model, asked):
+    rows = probes.video_rows(model, asked, asked.clips)
+    together = probes.exact_answers(model, rows, asked.clips, asked.features)
+    one_by_one = [
+        probes.exact_answers(model, [row], [clip], [features])
+        for row, clip, features in zip(rows, asked.clips, asked.features)
+    ]
+    assert together.tolist() == np.concatenate(one_by_one).tolist()
+    assert len(together) == len(asked.questions) == len(asked.clip_of)
+
+
+def test_blind_rows_hold_nothing_of_the_clip(model, asked):
+    for row, questions in zip(probes.blind_rows(model, asked), asked.asked):
+        assert set(row.kinds) == {TEXT}
+        first = questions[0]
+        text = words(model, row)
+        assert text.startswith("<s> USER: ")
+        assert f"{first.text} ASSISTANT: {first.answer} </s>" in text
+        assert "<vid" not in text
+
+
+def test_without_video_only_its_marks_are_left(model, asked):
+    text = words(model, probes.rows_without_places(model, asked)[0])
+    assert text.startswith("<s> <vid_start> <vid_end> USER: ")
+    assert "<vid_patch>" not in text
+
+
+@pytest.mark.parametrize("tell", [event_list, storyboard])
+def test_told_rows_hold_the_truth_once(model, asked, tell):
+    row, story = probes.told_rows(model, asked, tell)[0], asked.stories[0]
+    told = tell(story)
+    assert words(model, row).startswith(f"<s> {told} USER: ")
+    assert words(model, row).count(told) == 1
+    assert max(row.segments) == len(asked.asked[0])
+
+
+def test_text_rows_packed_or_not_give_the_same_loss(model, asked):
+    few = probes.Probes(
+        asked.ids[:1], asked.stories[:1], [asked.asked[0][:4]], asked.clips[:1], asked.features[:1]
+    )
+    packed = probes.told_rows(model, few, event_list)
+    apart = []
+    for q in few.asked[0]:
+        alone = probes.Probes(few.ids, few.stories, [[q]], few.clips, few.features)
+        apart += probes.told_rows(model, alone, event_list)
+    with torch.no_grad():
+        one = model(collate(packed, 0)).token_loss
+        each = torch.cat([model(collate([row], 0)).token_loss for row in apart])
+    assert_close(one, each, atol=1e-4, rtol=1e-4)
+
+
+def test_what_the_controls_show(asked):
+    clips, frames = probes.shown(asked, "one_frame")
+    for shown, true in zip(frames, asked.features):
+        middle = true[len(true) // 2]
+        assert all(torch.equal(frame, middle) for frame in shown)
+        assert shown.shape == true.shape
+    for seed in range(5):
+        for shown, true in zip(probes.shown(asked, "shuffled", seed)[1], asked.features):
+            assert not torch.equal(shown, true)
+            assert sorted(shown.sum((1, 2)).tolist()) == sorted(true.sum((1, 2)).tolist())
+    clips, frames = probes.shown(asked, "other_clip")
+    assert all(a is not b for a, b in zip(frames, asked.features))
+    assert all(a is not b for a, b in zip(clips, asked.clips))
+    assert {id(f) for f in frames} == {id(f) for f in asked.features}
+    with pytest.raises(ValueError, match="shows no frames"):
+        probes.shown(asked, "blind")
+
+
+def test_orders_are_wrong_and_repeatable():
+    orders = [probes.wrong_order(2, [seed, 0]).tolist() for seed in range(20)]
+    assert orders == [[1, 0]] * 20
+    assert probes.wrong_order(1, [0]).tolist() == [0]
+    assert torch.equal(probes.wrong_order(8, [3, 4]), probes.wrong_order(8, [3, 4]))
+
+
+def test_the_commonest_answer_is_fitted_on_one_set_and_judged_on_another():
+    fitted = [question("a", x) for x in ("yes", "no", "no")] + [question("b", "2")]
+    asked = [question("a", "no"), question("a", "yes"), question("b", "3"), question("c", "x")]
+    assert probes.constant_answers(fitted, asked).tolist() == [True, False, False, False]
+    ties = [question("a", "b"), question("a", "a")]
+    assert probes.constant_answers(ties, ties).tolist() == [False, True], (
+        "the first in the alphabet"
+    )
+
+
+def test_no_constant_answer_beats_the_best_constant(asked):
+    from vlmcourse.world.language import blind_best
+
+    right = probes.constant_answers(asked.questions, asked.questions)
+    for kind, best in blind_best(asked.questions).items():
+        chosen = np.array([q.kind == kind for q in asked.questions])
+        assert right[chosen].mean() == pytest.approx(best)
+
+
+def test_conditions_that_no_trained_weight_touches_are_asked_once(runs, foundations, asked):
+    models = [
+        load_trained_system("video_chatgpt", run, foundations=foundations).model for run in runs
+    ]
+    found = probes.ask_all(models, asked, probes.CONDITIONS, asked.questions, permutations=2)
+    assert {name: len(right) for name, right in found.items()} == {
+        name: 3 if name in probes.TRAINED else 1 for name in probes.CONDITIONS
+    }
+    assert all(right.shape[1] == len(asked.questions) for right in found.values())
+    assert set(np.unique(found["shuffled"])) <= {0.0, 0.5, 1.0}
+    again = probes.Asker(asked).ask(models[2], "blind")
+    assert again.tolist() == found["blind"][0].tolist(), "trained weights play no part in it"

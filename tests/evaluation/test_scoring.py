@@ -1,0 +1,156 @@
+"""Scores: the interval covers both sources of chance, families and leaks are told apart."""
+
+import numpy as np
+import pytest
+
+from vlmcourse.evaluation import scoring
+from vlmcourse.evaluation.scoring import Bootstrap
+from vlmcourse.record_form import validate_metric
+from vlmcourse.world.language import FAMILIES, Question
+
+
+def draw(rng, runs, clips, per_clip, clip_spread=0.0, run_spread=0.0):
+    """Answers whose chance of being right depends on the clip and on the run."""
+    by_clip = rng.normal(0, clip_spread, clips).repeat(per_clip)
+    by_run = rng.normal(0, run_spread, runs)[:, None]
+    chance = (0.5 + by_clip + by_run).clip(0, 1)
+    return (rng.random((runs, clips * per_clip)) < chance).astype(float)
+
+
+def width(right, clip_of):
+    made = Bootstrap(clip_of, draws=1000).metric(right, np.ones(right.shape[1], dtype=bool))
+    return made["high"] - made["low"]
+
+
+def test_questions_of_one_clip_count_as_one_witness():
+    """Ten copies of every answer must not make the interval narrower."""
+    right = draw(np.random.default_rng(0), 1, 100, 1)
+    alone = width(right, np.arange(100))
+    copied = width(right.repeat(10, axis=1), np.arange(100).repeat(10))
+    assert copied == pytest.approx(alone, rel=0.05)
+    assert alone == pytest.approx(2 * 1.96 * 0.5 / 10, rel=0.15)
+
+
+def test_runs_that_differ_widen_the_interval():
+    clip_of = np.arange(400)
+    same = np.full((3, 400), 0.5)
+    same[:, ::2] = 1
+    apart = same.copy()
+    apart[0], apart[2] = same[0] - 0.2, same[2] + 0.2
+    assert width(apart.clip(0, 1), clip_of) > 2 * width(same, clip_of)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    """Clips and runs both drawn: about 95 % of intervals hold the mean that they are drawn around.
+
+    With three runs no interval is exact; fewer than four in five would be wrong.
+    """
+    rng, hits, clip_of = np.random.default_rng(1), 0, np.arange(60).repeat(3)
+    for _ in range(120):
+        right = draw(rng, 3, 60, 3, clip_spread=0.3)
+        made = Bootstrap(clip_of, draws=300).metric(right, np.ones(180, dtype=bool))
+        hits += made["low"] <= 0.5 <= made["high"]
+    assert 0.88 <= hits / 120
+
+
+def test_two_of_three_runs_give_the_unbiased_variance():
+    """Without chance from clips, the variance of the draws is that of a mean of three runs."""
+    right = np.repeat(np.array([[0.2], [0.5], [0.8]]), 50, axis=1)
+    means = Bootstrap(np.arange(50), draws=40_000).means(right, np.ones(50, dtype=bool))
+    assert means.var() == pytest.approx(np.var([0.2, 0.5, 0.8], ddof=1) / 3, rel=0.05)
+
+
+def test_certainty_is_not_claimed_where_all_are_right_or_wrong():
+    boots, chosen = Bootstrap(np.arange(30).repeat(2)), np.ones(60, dtype=bool)
+    wrong = boots.metric(np.zeros((3, 60)), chosen)
+    assert (wrong["mean"], wrong["low"]) == (0.0, 0.0)
+    assert wrong["high"] == pytest.approx(0.113, abs=0.01)  # Wilson: 0 of 30
+    right = boots.metric(np.ones((1, 60)), chosen)
+    assert right["low"] == pytest.approx(1 - wrong["high"])
+    level = boots.metric(np.zeros((3, 60)), chosen, difference=True)
+    assert level["low"] == pytest.approx(-level["high"])
+    assert level["high"] > 0
+
+
+def test_metrics_fit_a_record_and_keep_the_runs():
+    boots = Bootstrap(np.arange(40))
+    made = boots.metric(draw(np.random.default_rng(2), 3, 40, 1), np.ones(40, dtype=bool))
+    validate_metric("x", made, pytest.fail)
+    assert made["n"] == 120
+    assert np.mean(made["values"]) == pytest.approx(made["mean"], abs=1e-5)
+    nothing = boots.metric(np.zeros((3, 40)), np.zeros(40, dtype=bool))
+    validate_metric("x", nothing, pytest.fail)
+    assert nothing["mean"] is None
+
+
+def questions(clips=40):
+    """For every clip a question on colour, one on order and one on sound."""
+    three = [
+        Question("what colour is circle ?", "red", "colour", "appearance"),
+        Question("what happens first ?", "red circle jumps", "first", "order"),
+        Question("is bell heard ?", "yes", "heard", "sound"),
+    ]
+    return three * clips, np.arange(clips).repeat(3)
+
+
+def answers(clips=40, sound=0.5):
+    """The system knows colour, guesses at order as its controls do, and hears `sound`."""
+    rng = np.random.default_rng(3)
+    chance = np.tile([0.95, 0.4, sound], clips)
+    blind = np.tile([0.2, 0.4, 0.5], clips)
+    return {
+        "system": (rng.random((3, 3 * clips)) < chance).astype(float),
+        "best_constant": (rng.random((1, 3 * clips)) < blind).astype(float),
+        "blind": (rng.random((1, 3 * clips)) < blind / 2).astype(float),
+    }
+
+
+def test_scores_by_family_kind_and_evidence():
+    asked, clip_of = questions()
+    found = scoring.score(answers(), asked, clip_of)
+    assert found["system/appearance"]["mean"] == found["system/kind/colour"]["mean"] > 0.9
+    assert found["system/evidence/picture"] == found["system/appearance"]
+    assert found["blind/sound"]["n"] == 40
+    assert found["system/sound"]["n"] == 120
+    assert found["system/speech"]["n"] == 0
+    gain = found["gain_over_blind/appearance"]
+    told = found["system/appearance"]["mean"] - found["blind/appearance"]["mean"]
+    assert gain["mean"] == pytest.approx(told, abs=1e-5)
+    assert gain["n"] == 120
+    assert "gain_over_system/all" not in found
+    for name, value in found.items():
+        validate_metric(name, value, pytest.fail)
+
+
+def test_what_is_beaten_and_what_leaks():
+    asked, clip_of = questions(100)
+    assert scoring.judgement(scoring.score(answers(100), asked, clip_of)) == (["appearance"], [])
+    hears = scoring.score(answers(100, sound=0.9), asked, clip_of)
+    assert scoring.judgement(hears) == (["appearance"], ["sound"])
+
+
+def test_the_table_shows_families_that_are_asked_with_their_evidence():
+    asked, clip_of = questions()
+    record = {"metrics": scoring.score(answers(), asked, clip_of)}
+    lines = scoring.probe_table(record).splitlines()
+    assert lines[0] == "| questions | evidence | n | system | best_constant | blind |"
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines[2:]}
+    assert list(rows) == [
+        *("all", "all of picture", "all of motion", "all of sound"),
+        *("appearance", "order", "sound"),
+    ]
+    assert rows["order"].startswith("| order | motion | 40 | ")
+    kinds = scoring.probe_table(record, kinds=True).splitlines()
+    assert [line.split(" | ")[0] for line in kinds[2:]] == ["| colour", "| first", "| heard"]
+
+
+def test_bars_come_from_the_record():
+    from vlmcourse import figures
+
+    asked, clip_of = questions()
+    record = {"metrics": scoring.score(answers(), asked, clip_of)}
+    table, chance = scoring.bar_values(record, ("system", "blind"), tuple(FAMILIES))
+    assert list(table) == ["system", "blind"]
+    assert list(table["blind"]) == ["appearance", "order", "sound"]
+    assert chance["sound"] == record["metrics"]["best_constant/sound"]["mean"]
+    figures.accuracy_bars(table, chance)
