@@ -372,3 +372,28 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "something failed" in out.out
     with pytest.raises(UserError, match="unknown chapter '07'"):
         main(["--chapters", "07"], root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [(["--scale", "0"], "--scale must be above 0"), (["--device", "gpu0"], "--device gpu0: ")],
+)
+def test_options_that_cannot_be_are_refused(tmp_path, words, complaint):
+    with pytest.raises(UserError, match=complaint):
+        main(words, root=tmp_path)
+
+
+def test_cuda_is_asked_for_before_minutes_are_spent(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="finds no CUDA device"):
+        main(["--device", "cuda"], root=tmp_path)
+
+
+def test_a_kernel_that_does_not_start_is_a_failed_chapter(tmp_path, monkeypatch):
+    chapter(tmp_path, "00_a", "1")
+    broken = ["--no-such-option-of-the-kernel"]
+    monkeypatch.setattr("vlmcourse.notebooks.KERNEL_ARGUMENTS", broken)
+    well, course, _ = run(tmp_path)
+    assert not well
+    assert course.done["00"].error.startswith("before its first cell: RuntimeError")
+    assert not course.done["00"].figures

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vlmcourse.conversation import TEXT, ask
+from vlmcourse.conversation import TEXT
 from vlmcourse.evaluation import probes
-from vlmcourse.systems.batch import collate, video_features
+from vlmcourse.systems.batch import collate
 from vlmcourse.trained import load_trained_system
 from vlmcourse.world.dataset import load_split
 from vlmcourse.world.language import Question, event_list, storyboard
@@ -43,19 +43,17 @@ def test_teacher_forcing_says_what_generation_says(model, asked):
     assert 0.2 < np.mean(truly) < 0.9, "the sample holds both right and wrong answers"
 
 
-def test_an_answer_that_goes_on_is_wrong(model, asked):
-    """The first words being right is not enough: the end has to come where the truth ends."""
-    short = Question("what happens first ?", "red", "first", "order")
-    clip, features = asked.clips[0], asked.features[0]
-    row = model.processor.row(ask(short.text, short.answer), clip)
-    media = video_features(features, clip.times_s)
-    with torch.no_grad():
-        result = model(collate([row], 0, media))
-    one = probes.Probes(["x"], asked.stories[:1], [[short]], [clip], [features])
-    rows = probes.video_rows(model, one, [clip])
-    decided = bool(probes.exact_answers(model, rows, [clip], [features])[0])
-    assert decided == bool(result.correct.all())
-    assert len(result.correct) == 2, "one word and the end"
+def test_only_the_whole_answer_counts(model, asked):
+    """What is said is right; its beginning alone, and more than it, are wrong."""
+    said = probes.generated_answers(model, asked)
+    clip, number = next((c, n) for c, x in enumerate(said) for n, a in enumerate(x) if " " in a)
+    text, answer = asked.asked[clip][number].text, said[clip][number]
+    tries = [answer, answer.split()[0], f"{answer} {answer.split()[0]}"]
+    questions = [Question(text, truth, "first", "order") for truth in tries]
+    clips, features = [asked.clips[clip]], [asked.features[clip]]
+    one = probes.Probes(["x"], [asked.stories[clip]], [questions], clips, features)
+    decided = probes.exact_answers(model, probes.video_rows(model, one, clips), clips, features)
+    assert decided.tolist() == [True, False, False]
 
 
 def test_rows_of_different_lengths_are_judged_by_their_own_questions(model, asked):

@@ -126,6 +126,21 @@ def test_killed_by_the_system(stage_file, tmp_path):
     assert losses(resumed.folder) == losses(whole.folder)
 
 
+def test_a_stop_from_the_keyboard_is_no_failure(stage_file, tmp_path):
+    class Stop(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == 3:
+                raise KeyboardInterrupt
+
+    config, handler = stage_file(), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(config, tmp_path / "o", checkpoint_every=2, callbacks=[Stop()], **QUIET)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not list((tmp_path / "o" / "records").glob("*.json"))
+    resumed = run_stage(config, tmp_path / "o", **QUIET)
+    assert resumed.metrics["steps"]["mean"] == 6
+
+
 def test_a_finished_stage_is_reused_until_something_changes(stage_file, tmp_path, caplog):
     config = stage_file()
     first = run_stage(config, tmp_path / "out", **QUIET)
@@ -175,6 +190,28 @@ def test_scale_and_epochs_count_steps(stage_file, tmp_path):
     assert epochs.metrics["steps"]["mean"] == 6
     scaled = run_stage(stage_file(), tmp_path / "b", scale=0.5, **QUIET)
     assert scaled.metrics["steps"]["mean"] == 3
+
+
+class Precision(pl.Callback):
+    def on_train_start(self, trainer, module):
+        self.seen = trainer.precision, module.device.type
+
+
+def test_half_precision_is_for_a_gpu(stage_file, tmp_path):
+    look = Precision()
+    config = stage_file(steps=1, precision="bf16-mixed")
+    run_stage(config, tmp_path / "out", callbacks=[look], **QUIET)
+    assert look.seen == ("32-true", "cpu")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(stage_file, tmp_path):
+    look = Precision()
+    config = stage_file(precision="bf16-mixed")
+    done = run_stage(config, tmp_path / "out", callbacks=[look], progress=False, device="cuda")
+    assert look.seen == ("bf16-mixed", "cuda")
+    curve = [float(row[1]) for row in losses(done.folder)]
+    assert curve[-1] < curve[0]
 
 
 # ---------------------------------------------------------------- from stage to stage

@@ -28,6 +28,7 @@ from vlmcourse.course.state import (
     title_of,
 )
 from vlmcourse.course.steps import STEPS, Step, needs
+from vlmcourse.errors import UserError
 from vlmcourse.measure import TreePeak
 
 
@@ -122,10 +123,8 @@ class Course:
             tail = notebooks.last_state(log.read_text(encoding="utf-8", errors="replace"))
             last = next((x for x in reversed(tail.splitlines()) if x.strip()), "no output")
             reason = last if code else f"it did not leave {', '.join(missing)}"
-            done.status, done.error = (
-                "failed",
-                f"exit code {code}: {reason} (log: {os.path.relpath(log)})",
-            )
+            done.status = "failed"
+            done.error = f"exit code {code}: {reason} (log: {os.path.relpath(log)})"
         return done
 
     # ---- chapters
@@ -149,6 +148,7 @@ class Course:
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
         executed = self.output / path.name
+        executed.unlink(missing_ok=True)
         declared = papermill.inspect_notebook(str(path))
         given = {k: v for k, v in self.options.parameters().items() if k in declared}
         done = Done("ok", key=self.chapter_key(path))
@@ -166,15 +166,17 @@ class Course:
                     extra_arguments=notebooks.KERNEL_ARGUMENTS,
                 )
             except papermill.PapermillExecutionError as error:
-                done.status, done.error = "failed", f"{error.ename}: {error.evalue}"
+                done.error = f"{error.ename}: {error.evalue}"
             except CellTimeoutError:
-                limit = self.options.cell_timeout_s
-                done.status, done.error = "failed", f"CellTimeoutError: more than {limit} s"
+                done.error = f"CellTimeoutError: more than {self.options.cell_timeout_s} s"
             except DeadKernelError:
-                done.status, done.error = "failed", "DeadKernelError: the kernel died"
+                done.error = "DeadKernelError: the kernel died"
+            except (RuntimeError, OSError) as error:  # the kernel did not even start
+                done.error = f"{type(error).__name__}: {error}"
         done.minutes, done.peak_mib = (time.perf_counter() - start) / 60, peak.mib
-        if done.status == "failed":
-            done.error = f"{failing_cell(executed)}: {done.error}"
+        if done.error:
+            done.status = "failed"
+            done.error = f"{failing_cell(executed)}: {' '.join(done.error.split())[:400]}"
         return done
 
     # ---- all of it
@@ -236,6 +238,8 @@ class Course:
 
 def failing_cell(executed: Path) -> str:
     """Name the cell where an executed copy stopped, by its number in the chapter itself."""
+    if not executed.exists():
+        return "before its first cell"
     added = {"papermill-error-cell-tag", "injected-parameters"}
     own = [
         cell
@@ -276,6 +280,26 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def check_options(options: Options) -> None:
+    """Refuse a scale or device that cannot be, before minutes are spent.
+
+    Raises:
+        UserError: what is wrong.
+    """
+    if options.scale is not None and options.scale <= 0:
+        raise UserError(f"--scale must be above 0, not {options.scale}")
+    if options.device in (None, "cpu"):
+        return
+    import torch
+
+    try:
+        kind = torch.device(options.device).type
+    except RuntimeError as error:
+        raise UserError(f"--device {options.device}: {str(error).splitlines()[0]}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {options.device}: PyTorch finds no CUDA device here")
+
+
 def write_course_record(path: Path, course: Course, chapters: dict[str, Path]) -> None:
     """Store every chapter's and step's minutes and peak memory as one record."""
     names = [f"step {step.name}" for step in course.steps] + list(chapters)
@@ -296,6 +320,7 @@ def main(argv: list[str] | None = None, root: Path | None = None) -> int:
     here = Path(__file__).resolve().parents[2]
     root = root or (here if (here / "notebooks").is_dir() else Path.cwd())
     options = Options(args.device, args.scale, args.seed, args.again, args.cell_timeout)
+    check_options(options)
     course = Course(root, (root / args.output).resolve(), options)
     chapters = choose(args.chapters, course.known)
     if args.list:

@@ -11,6 +11,7 @@ from vlmcourse.figures.style import INK, PALETTE, SOFT, as_pixels, fit_png, hous
 
 Span = tuple[float, float, str]
 SMALL_PNG_BYTES = 34_000
+FEW_COLOURS = 48
 LANES = {"said": "#e3afca", "heard": "#7fd1b9", "happens": "#f6c667"}
 
 
@@ -125,6 +126,7 @@ def frame_rules(
     axis.set(ylim=(len(rows) - 0.5, -0.55), xlim=(-0.005 * duration_s, duration_s))
     axis.set(xlabel="seconds")
     axis.set_title(title or "", pad=16)
+    figure.colours = FEW_COLOURS
     return fit_png(figure, SMALL_PNG_BYTES)
 
 
@@ -215,4 +217,5 @@ def matrices(
                 )
     if label:
         figure.colorbar(image, ax=axes, shrink=0.75, aspect=16, pad=0.015, label=label)
+    figure.colours = FEW_COLOURS
     return fit_png(figure, SMALL_PNG_BYTES)

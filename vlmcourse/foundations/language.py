@@ -34,7 +34,7 @@ class LanguageSize:
 
     hidden_size: int = 128
     num_layers: int = 4
-    num_heads: int = 8
+    num_heads: int = 4
     mlp_size: int = 320
     rope_theta: float = 10000.0
     embedding_std: float = 0.08
@@ -45,7 +45,7 @@ def build_language_model(size: LanguageSize | None = None) -> LlamaForCausalLM:
 
     A small Llama does not bind "red" to "circle" by itself in a short budget. So the heads of the
     first layer start out looking 1, 2, 3, ... positions back (through attention biases on the
-    rotary pairs), half of the second layer's too, and keys start equal to queries, so that equal
+    rotary pairs), and keys start equal to queries, so that equal
     words find each other.
     """
     size = size or LanguageSize()
@@ -71,7 +71,7 @@ def build_language_model(size: LanguageSize | None = None) -> LlamaForCausalLM:
         attention = layer.self_attn
         attention.k_proj.weight.data.copy_(attention.q_proj.weight.data)
     look_back(model.model.layers[0].self_attn, size, size.num_heads, strength=4.0)
-    look_back(model.model.layers[1].self_attn, size, size.num_heads // 2, strength=3.0)
+    look_back(model.model.layers[1].self_attn, size, size.num_heads, strength=3.0)
     return model
 
 
@@ -198,6 +198,8 @@ class TextWorld(L.LightningDataModule):
         seed: int = 1,
         rows: int = 12,
         questions_per_row: int = 12,
+        lessons: tuple[tuple[str, ...], ...] = (),
+        lesson_steps: int = 150,
         first_steps: int = 900,
         first_mixture: tuple[float, float, float, float] = (0.6, 0.0, 0.0, 0.4),
         mixture: tuple[float, float, float, float] = (0.2, 0.3, 0.2, 0.3),
@@ -210,6 +212,8 @@ class TextWorld(L.LightningDataModule):
         """Make the batch of one step."""
         h = self.hparams
         seed = h.seed * 10_000_019 + step
+        lesson = step // h.lesson_steps
+        focus = tuple(h.lessons[lesson]) if lesson < len(h.lessons) else ()
         shares = h.first_mixture if step < h.first_steps else h.mixture
         form = str(np.random.default_rng(seed).choice(FORMS, p=shares))
         return make_batch(
@@ -218,6 +222,7 @@ class TextWorld(L.LightningDataModule):
             rows=h.rows,
             questions_per_row=h.questions_per_row,
             text_weight=h.text_weight,
+            focus=focus,
         )
 
     def train_dataloader(self) -> DataLoader:

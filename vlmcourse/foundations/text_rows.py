@@ -16,6 +16,7 @@ from vlmcourse.parts.packing import PADDING, PREFIX
 from vlmcourse.world.language import (
     CAPTION_REQUESTS,
     Question,
+    all_questions,
     balanced_questions,
     caption,
     event_list,
@@ -63,8 +64,12 @@ class _Row:
 
 
 def ids(text: str) -> list[int]:
-    """Turn space-separated words of the world into ids; an unknown word is an error here."""
-    return [WORD_ID[word] for word in text.split()]
+    """Turn space-separated words of the world into ids; an unknown word is an error here.
+
+    The question mark is dropped, as the tokenizer does: so the words asked about stand next to the
+    answer, within reach of the heads that look back.
+    """
+    return [WORD_ID[word] for word in text.split() if word != "?"]
 
 
 def description(story: Story, form: str, offset_s: int, rng) -> tuple[list[list[int]], list[bool]]:
@@ -157,6 +162,23 @@ def collate(rows: list[_Row]) -> TextBatch:
     )
 
 
+def focused_questions(
+    story: Story, kinds: tuple[str, ...], count: int, offset_s: int, rng
+) -> list[Question]:
+    """Draw questions of a few kinds, every answer of a kind equally likely."""
+    by_answer: dict[str, dict[str, list[Question]]] = {}
+    for question in all_questions(story, offset_s):
+        if question.kind in kinds:
+            by_answer.setdefault(question.kind, {}).setdefault(question.answer, []).append(question)
+    drawn = {}
+    for _ in range(count if by_answer else 0):
+        answers = by_answer[str(rng.choice(list(by_answer)))]
+        candidates = answers[str(rng.choice(list(answers)))]
+        question = candidates[rng.integers(len(candidates))]
+        drawn[question.text] = question
+    return list(drawn.values())
+
+
 def make_batch(
     seed: int,
     form: str,
@@ -167,6 +189,7 @@ def make_batch(
     long_share: float = 0.2,
     offset_share: float = 0.3,
     held_out: str = "exclude",
+    focus: tuple[str, ...] = (),
 ) -> TextBatch:
     """Make the batch of one step from its seed alone, so that a resumed run sees the same batches.
 
@@ -174,8 +197,9 @@ def make_batch(
         form: one of `FORMS`.
         captions: chance that a row also asks for a caption.
         long_share: share of 16-second stories (the rest last 8 seconds).
-        offset_share: share of rows whose clock starts later than 0 (so every number is learnt as a
-            time).
+        offset_share: share of rows whose clock starts later than 0, so that every number is learnt
+            as a time.
+        focus: kinds of which two thirds of the questions are.
     """
     rng = np.random.default_rng(seed)
     stories, offsets = [], []
@@ -186,9 +210,13 @@ def make_batch(
         stories.append(sample_story(int(rng.integers(2**62)), settings))
         late = rng.random() < offset_share
         offsets.append(int(rng.integers(64 - long_s)) if late else 0)
-    asked = balanced_questions(stories, int(rng.integers(2**31)), questions_per_row, offsets)
+    mixed = questions_per_row // 3 if focus else questions_per_row
+    asked = balanced_questions(stories, int(rng.integers(2**31)), mixed, offsets)
     made = []
     for story, questions, offset_s in zip(stories, asked, offsets, strict=True):
+        if focus:
+            more = focused_questions(story, focus, questions_per_row - mixed, offset_s, rng)
+            questions = questions + [q for q in more if q not in questions]
         if rng.random() < captions:
             style = str(rng.choice(["short", "detailed"]))
             questions = [

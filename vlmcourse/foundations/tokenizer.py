@@ -17,7 +17,8 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer: lower case, punctuation apart, articles dropped, one token a word.
+    """Build the tokenizer: lower case, one token a word; articles and question marks are
+    dropped.
 
     A word outside the world becomes `<unk>`. No `<s>` is added by itself: the conversation does
     that.
@@ -25,7 +26,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     words = [*SPECIAL, *vocabulary()]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     core.normalizer = normalizers.Sequence(
-        [normalizers.Lowercase(), normalizers.Replace(Regex(r"\b(a|an|the)\b"), " ")]
+        [normalizers.Lowercase(), normalizers.Replace(Regex(r"\b(a|an|the)\b|\?"), " ")]
     )
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(

@@ -9,7 +9,7 @@ instead of seeing less of it. Its undamaged part can be read by asking for indic
 returned as the decoder gives them.
 
 Every function opens the file and closes it before it returns, so that no reader is alive across a
-fork (a decord reader that was opened before a fork hangs when it is used after it).
+fork (a decord reader that was opened before a fork hangs or fails when it is used after it).
 """
 
 import logging

@@ -134,6 +134,7 @@ class Keeper(pl.Callback):
             initial=self._step,
             desc=module.stage.name,
             unit="step",
+            mininterval=1,
             disable=not self.progress,
         )
 

@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run `vlmcourse train`."""
     parser = _parser()
     args, overrides = parser.parse_known_args(argv)
+    _refuse_typos(parser, overrides)
     if (args.system is None) == (args.config is None):
         parser.error("say either --system or --config")
-    _refuse_typos(parser, overrides)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     from vlmcourse.training import runner

@@ -166,7 +166,9 @@ def _compute(
     was_training = encoder.training
     encoder.to(device).eval()
     try:
-        with tqdm(total=len(todo), desc="features", unit="clip", disable=not progress) as bar:
+        with tqdm(
+            total=len(todo), desc="features", unit="clip", mininterval=1, disable=not progress
+        ) as bar:
             for start in range(0, len(todo), shard_clips):
                 tensors: dict[str, Tensor] = {}
                 for key, video in todo[start : start + shard_clips]:

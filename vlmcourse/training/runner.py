@@ -199,6 +199,7 @@ def _run(
     log.info("%s", table)
     started = folder / CHECKPOINT
     command = ["vlmcourse", "train", *arguments, f"--out={folder.parent}", f"--device={device}"]
+    command += [] if facts["scale"] == 1 else [f"--scale={facts['scale']}"]
     with _quiet(), Run(record, command, facts, [module.seed], facts["data_checksum"]) as run:
         trainer = _prepare(
             settings, module, data, folder, facts["scale"], device, progress,
@@ -311,7 +312,12 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for text in ("does not have many workers", "GPU available but not", "in eval mode"):
+            for text in (
+                "does not have many workers",
+                "GPU available but",
+                "in eval mode",
+                "treespec",
+            ):
                 warnings.filterwarnings("ignore", f".*{text}.*")
             yield
     finally:

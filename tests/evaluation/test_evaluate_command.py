@@ -1,0 +1,66 @@
+"""`vlmcourse evaluate`: one command, one record, one table; what cannot be used is one line."""
+
+import json
+
+import pytest
+
+from vlmcourse import cli
+from vlmcourse.records import read_record
+
+
+@pytest.fixture(scope="module")
+def command(world, runs, foundations, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return [
+        *("evaluate", "--system", "video_chatgpt", "--runs", *map(str, runs)),
+        *("--split", str(world / "test"), "--cache", str(cache)),
+        *("--foundations", str(foundations), "--device", "cpu"),
+    ]
+
+
+def test_the_record_holds_all_conditions_seeds_and_intervals(command, world, tmp_path, capsys):
+    path = tmp_path / "probes.json"
+    assert cli.main([*command, "--record", str(path), "--permutations", "2", "--kinds"]) == 0
+    record = read_record(path)
+    assert record["seeds"] == [0, 1, 2]
+    assert record["settings"]["clips"] == 8
+    manifest = json.loads((world / "test" / "manifest.json").read_text())
+    assert record["data_checksum"] == manifest["data_checksum"]
+    system = record["metrics"]["system/all"]
+    assert len(system["values"]) == 3
+    assert system["low"] < system["mean"] < system["high"]
+    assert system["n"] == 3 * record["metrics"]["blind/all"]["n"]
+    assert "A look only: 3 runs, 8 clips" in record["note"]
+    assert str(path.parent) not in path.read_text()
+    out = capsys.readouterr().out
+    assert "| appearance | picture |" in out
+    assert "| first |" in out
+
+
+def test_controls_can_be_chosen(command, tmp_path):
+    path = tmp_path / "few.json"
+    options = ["--controls", "blind", "--clips", "3", "--record", str(path)]
+    assert cli.main([*command, *options]) == 0
+    record = read_record(path)
+    assert record["settings"]["conditions"] == ["system", "blind", "no_video"]
+    assert record["settings"]["clips"] == 3
+    assert "shuffled/all" not in record["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--runs", "nowhere", "nowhere: no such file or folder"),
+        ("--split", "nowhere", "nowhere/manifest.json: no such file"),
+        ("--system", "video_chatgtp", "unknown system 'video_chatgtp'"),
+        ("--permutations", "0", "must be at least 1"),
+        ("--device", "tpu", "unknown device 'tpu'"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(command, tmp_path, option, value, complaint, capsys):
+    path = tmp_path / "no.json"
+    assert cli.main([*command, "--record", str(path), option, value]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[-1].startswith("error: ")
+    assert complaint in errors[-1]
+    assert not path.exists(), "nothing was measured"
