@@ -99,10 +99,8 @@ def looks_like_the_world(frames: Any) -> bool:
 
     frames = torch.as_tensor(frames).to(torch.int16)
     dark = (frames < 48).all(-1)  # [T, H, W]
-    still = (frames - frames[:1]).abs().amax(-1) <= 24
-    border = torch.ones(dark.shape[1:], dtype=torch.bool)
-    border[2:-2, 2:-2] = False
-    return bool((dark & still).float().mean() > 0.5 and dark[:, border].float().mean() > 0.9)
+    still = (frames - frames[:1]).abs().amax(-1) <= 16
+    return bool((dark & still).float().mean() > 0.5)
 
 
 # ---------------------------------------------------------------- models
@@ -178,7 +176,8 @@ def main(argv: list[str] | None = None) -> int:
     probe_video(args.clip)  # a bad file is told before a large model is loaded
     model = open_model(args.system, args.preset, args.weights, device, args.foundations)
     watched = model.watch(args.clip)
-    if args.preset == "world" and not looks_like_the_world(watched.clip.frames):
+    small = args.preset == "world"
+    if small and not looks_like_the_world(watched.clip.frames):
         _note(
             "this small system has only ever seen the procedural world (coloured shapes on a dark "
             "ground); about other videos it can but guess in that world's words"
@@ -190,23 +189,27 @@ def main(argv: list[str] | None = None) -> int:
         temperature=TEMPERATURE[args.preset] if args.temperature is None else args.temperature,
     )
     if args.question is not None:
-        answer_aloud(chat, args.question)
+        answer_aloud(chat, args.question, small)
         return 0
     for question in _questions():
         if question == FORGET:
             chat.history.clear()
             continue
         try:
-            answer_aloud(chat, question)
+            answer_aloud(chat, question, small)
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
     return 0
 
 
-def answer_aloud(chat: Chat, question: str) -> None:
-    """Write the answer to standard output as it grows; say on standard error what is not known."""
+def answer_aloud(chat: Chat, question: str, small: bool = True) -> None:
+    """Write the answer to standard output as it grows.
+
+    Args:
+        small: say on standard error which words of the question the model does not know.
+    """
     question = checked_question(question)
-    if unknown := unknown_words(chat.model, question):
+    if small and (unknown := unknown_words(chat.model, question)):
         _note(f"words this small model does not know: {', '.join(unknown)}")
 
     def show(text: str) -> None:

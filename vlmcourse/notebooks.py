@@ -19,7 +19,7 @@ from vlmcourse.errors import UserError
 MAX_NOTEBOOK_BYTES = 300_000
 MAX_PNG_BYTES = 60_000
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # or each kernel warns about local TCP
+KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]  # or kernels talk about local TCP and shutting down
 KEPT_CELL_METADATA = ("jupyter", "tags")
 WIDGETS = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
 VALID_ID = re.compile(r"^[a-zA-Z0-9-_]{1,64}$")

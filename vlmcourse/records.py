@@ -106,6 +106,7 @@ class Run:
         metrics: fill it with :func:`metric` values by name.
         status: "ok"; set it to "negative" where the idea did not work.
         note: one or two sentences.
+        peak_mib: set it where other processes hold the memory; else this process is measured.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Run:
         self.settings, self.seeds, self.data_checksum = dict(settings), list(seeds), data_checksum
         self.metrics: dict[str, dict] = {}
         self.status, self.note = "ok", ""
+        self.peak_mib: float | None = None
 
     def __enter__(self) -> "Run":
         self.cost = Cost().__enter__()
@@ -153,7 +155,7 @@ class Run:
             "hardware": hardware(),
             "wall_s": self.cost.wall_s,
             "cpu_s": self.cost.cpu_s,
-            "peak_mib": self.cost.peak_mib,
+            "peak_mib": self.cost.peak_mib if self.peak_mib is None else self.peak_mib,
             "peak_gpu_mib": self.cost.peak_gpu_mib,
             "metrics": self.metrics,
             "status": self.status,

@@ -200,6 +200,7 @@ def test_a_second_run_reuses_what_went_well(tmp_path):
     run(tmp_path)
     well, course, text = run(tmp_path)
     assert runs.read_text() == "x"
+    assert "00_one (about 0.5 min left)" in text, "only the failed chapter is planned"
     assert "00_one: reused (" in text
     assert course.done["01"].status == "failed", "a failed chapter runs again"
     run(tmp_path, "00", Options(again=True))
@@ -364,7 +365,12 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["--chapters", "00", "--record", str(record)], root=tmp_path) == 0
     out = capsys.readouterr()
     assert out.out.endswith("all went well: runs/course/index.html\n")
-    assert records.read_record(record)["metrics"]["00/minutes"]["mean"] > 0
+    stored = records.read_record(record)
+    assert 0 < stored["metrics"]["00/minutes"]["mean"] < 1
+    assert stored["metrics"]["all/minutes"] == stored["metrics"]["00/minutes"]
+    assert stored["wall_s"] > 60 * stored["metrics"]["all/minutes"]["mean"] * 0.9
+    assert stored["peak_mib"] == stored["metrics"]["00/peak_mib"]["mean"]
+    assert stored["settings"] == {"chapters": ["00"]}
     assert main([], root=tmp_path) == 1
     out = capsys.readouterr()
     assert "01_b: failed" in out.err

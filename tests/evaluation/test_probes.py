@@ -33,6 +33,12 @@ def words(model, row):
     return model.processor.tokenizer.inner.decode(row.ids)
 
 
+def heard(model, text):
+    """A text as the tokenizer leaves it (it may drop words)."""
+    tokenizer = model.processor.tokenizer
+    return tokenizer.decode(tokenizer.encode(text)[0])
+
+
 def test_teacher_forcing_says_what_generation_says(model, asked):
     """Every question of every clip: exact by teacher forcing if and only if generated so."""
     said = probes.generated_answers(model, asked)
@@ -73,7 +79,7 @@ def test_blind_rows_hold_nothing_of_the_clip(model, asked):
         first = questions[0]
         text = words(model, row)
         assert text.startswith("<s> USER: ")
-        assert f"{first.text} ASSISTANT: {first.answer} </s>" in text
+        assert f"USER: {heard(model, first.text)} ASSISTANT: {first.answer} </s>" in text
         assert "<vid" not in text
 
 
@@ -86,7 +92,7 @@ def test_without_video_only_its_marks_are_left(model, asked):
 @pytest.mark.parametrize("tell", [event_list, storyboard])
 def test_told_rows_hold_the_truth_once(model, asked, tell):
     row, story = probes.told_rows(model, asked, tell)[0], asked.stories[0]
-    told = tell(story)
+    told = heard(model, tell(story))
     assert words(model, row).startswith(f"<s> {told} USER: ")
     assert words(model, row).count(told) == 1
     assert max(row.segments) == len(asked.asked[0])

@@ -80,8 +80,10 @@ class Course:
         stored = {name: asdict(value) | {"reused": False} for name, value in self.done.items()}
         records.write_json(self.state_path, stored)
 
-    def estimate(self, name: str, otherwise: float) -> float:
-        """Minutes that the last good run of a step or chapter took."""
+    def estimate(self, name: str, otherwise: float, is_done: bool) -> float:
+        """Minutes that a step or chapter will take: what its last good run took."""
+        if is_done:
+            return 0.0
         before = self.done.get(name)
         return before.minutes if before and before.status == "ok" else otherwise
 
@@ -193,8 +195,11 @@ class Course:
         chapters = {} if prepare_only else chapters
         read = {number: notebooks.read_notebook(path) for number, path in chapters.items()}
         progress.plan(
-            [self.estimate(f"step {s.name}", s.minutes) for s in steps]
-            + [self.estimate(n, card_minutes(book)) for n, book in read.items()]
+            [self.estimate(f"step {s.name}", s.minutes, self.step_is_done(s)) for s in steps]
+            + [
+                self.estimate(number, card_minutes(read[number]), self.chapter_is_done(path))
+                for number, path in chapters.items()
+            ]
         )
         failed_steps = []
         for step in steps:
@@ -300,18 +305,22 @@ def check_options(options: Options) -> None:
         raise UserError(f"--device {options.device}: PyTorch finds no CUDA device here")
 
 
-def write_course_record(path: Path, course: Course, chapters: dict[str, Path]) -> None:
-    """Store every chapter's and step's minutes and peak memory as one record."""
-    names = [f"step {step.name}" for step in course.steps] + list(chapters)
+def recorded(path: Path, course: Course, chapters: dict[str, Path], work) -> bool:
+    """Do the work and store every step's and chapter's minutes and peak memory as one record."""
     settings = {**course.options.parameters(), "chapters": sorted(chapters)}
     with records.Run(path, "vlmcourse course", settings) as run:
-        for name in names:
-            done = course.done.get(name, Done())
-            key = name.removeprefix("step ")
-            run.metrics[f"{key}/minutes"] = records.metric([done.minutes], "min")
-            run.metrics[f"{key}/peak_mib"] = records.metric([done.peak_mib], "MiB")
-            if done.status != "ok":
+        well = work()
+        names = [f"step {step.name}" for step in course.steps] + list(chapters)
+        results = {name.removeprefix("step "): course.done.get(name, Done()) for name in names}
+        for name, done in results.items():
+            run.metrics[f"{name}/minutes"] = records.metric([done.minutes], "min")
+            run.metrics[f"{name}/peak_mib"] = records.metric([done.peak_mib], "MiB")
+            if done.error:
                 run.status, run.note = "failed", f"{run.note} {name}: {done.error}".strip()
+        run.peak_mib = max(done.peak_mib for done in results.values())
+        total = sum(done.minutes for done in results.values())
+        run.metrics["all/minutes"] = records.metric([total], "min")
+    return well
 
 
 def main(argv: list[str] | None = None, root: Path | None = None) -> int:
@@ -327,9 +336,11 @@ def main(argv: list[str] | None = None, root: Path | None = None) -> int:
         listed = (f"{p.stem}: {title_of(notebooks.read_notebook(p))}" for p in chapters.values())
         sys.stdout.write("".join(f"{line}\n" for line in listed))
         return 0
-    well = course.run(chapters, Progress(), prepare_only=args.prepare_only)
-    if args.record:
-        write_course_record(args.record, course, chapters)
+
+    def work() -> bool:
+        return course.run(chapters, Progress(), prepare_only=args.prepare_only)
+
+    well = recorded(args.record, course, chapters, work) if args.record else work()
     index = os.path.relpath(course.output / "index.html")
     sys.stdout.write(f"{'all went well' if well else 'something failed'}: {index}\n")
     return 0 if well else 1

@@ -140,6 +140,7 @@ def spectrogram(
     frequencies_hz: Sequence[float] | None = None,
     marks: Sequence[tuple[float, str]] = (),
     title: str | None = None,
+    ylabel: str = "hertz (mel scale)",
 ) -> Figure:
     """Log-mel energies over time.
 
@@ -149,6 +150,7 @@ def spectrogram(
         frequencies_hz: [M] centre of each band; gives the axis its hertz.
         marks: (seconds, label) pairs drawn as lines.
         title: above the picture.
+        ylabel: what the frequencies are spaced by, for spectrograms that are not mel.
 
     Raises:
         ValueError: not two axes, or frequencies of another length.
@@ -176,7 +178,7 @@ def spectrogram(
         apart = [i for i, p in enumerate(places) if i == 0 or p - places[i - 1] > 0.06 * bands]
         marked, places = [marked[i] for i in apart], places[apart]
         axis.set_yticks(places, [f"{f / 1000:g}k" if f >= 1000 else str(f) for f in marked])
-        axis.set_ylabel("hertz (mel scale)")
+        axis.set_ylabel(ylabel)
     for second, label in marks:
         axis.axvline(second, color="white", linewidth=1, linestyle="--")
         axis.text(second, bands - 1, f" {label}", va="top", fontsize=8.5, color="white")

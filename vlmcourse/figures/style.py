@@ -105,7 +105,7 @@ def with_palette(png: bytes, colours: int) -> bytes:
 
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     buffer = io.BytesIO()
-    few = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few = picture.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
