@@ -114,6 +114,16 @@ def test_ci_runs_the_tests_and_is_executable():
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
 
 
+def test_pre_commit_runs_the_projects_own_tools():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert [repo["repo"] for repo in config["repos"]] == ["local"], "no hook is fetched"
+    entries = " ".join(hook["entry"] for hook in hooks)
+    for tool in ("ruff check", "ruff format", "vlmcourse.notebooks normalise"):
+        assert tool in entries
+    assert {hook["language"] for hook in hooks} == {"system"}
+
+
 def make(*words: str) -> str:
     """What make prints, free of the flags of a make that may be running the tests."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}

@@ -166,14 +166,16 @@ def official_files(system: str) -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     """Run `vlmcourse chat`; exit code 2 with one line for what cannot be used."""
     args = _parser().parse_args(argv)
-    _be_quiet()
+    from vlmcourse.devices import chosen_device
     from vlmcourse.media.video import probe_video
-    from vlmcourse.trained import chosen_device
+    from vlmcourse.trained import quiet_libraries
 
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     device = chosen_device(args.device)
     if args.question is not None:
         checked_question(args.question)
     probe_video(args.clip)  # a bad file is told before a large model is loaded
+    quiet_libraries()
     model = open_model(args.system, args.preset, args.weights, device, args.foundations)
     watched = model.watch(args.clip)
     small = args.preset == "world"
@@ -238,15 +240,6 @@ def _questions() -> Iterator[str]:
 
 def _note(text: str) -> None:
     sys.stderr.write(f"note: {text}\n")
-
-
-def _be_quiet() -> None:
-    """No progress bars and warnings of the libraries between question and answer."""
-    from transformers.utils import logging as transformers_logging
-
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 def _parser() -> argparse.ArgumentParser:

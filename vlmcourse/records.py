@@ -215,20 +215,21 @@ def markdown_table(
 
     Args:
         records: as :func:`read_records` gives them, by id.
-        rows: label -> record id.
+        rows: label -> record id, or `id#PART` for a row of metrics named `PART/COLUMN`.
         columns: label -> metric name, or a field of the record (``wall_s``, ``peak_mib``, ...).
         corner: heading of the first column.
         transpose: records across, metrics down.
     """
 
     def label(name: str, record_id: str) -> str:
-        negative = records.get(record_id, {}).get("status") == "negative"
+        negative = records.get(record_id.partition("#")[0], {}).get("status") == "negative"
         return f"{name} (negative)" if negative else name
 
     table = [[corner, *columns]]
-    for name, record_id in rows.items():
-        cells = [cell_text(records.get(record_id), column) for column in columns.values()]
-        table.append([label(name, record_id), *cells])
+    for name, row in rows.items():
+        record_id, _, part = row.partition("#")
+        names = [f"{part}/{column}" if part else column for column in columns.values()]
+        table.append([label(name, row), *(cell_text(records.get(record_id), n) for n in names)])
     if transpose:
         table = [list(line) for line in zip(*table)]
     table.insert(1, ["---"] + ["--:"] * (len(table[0]) - 1))

@@ -89,14 +89,9 @@ def load_trained_system(
     return TrainedSystem(model.eval(), folder, about.name, seed, about.settings_hash)
 
 
-def chosen_device(device: str) -> str:
-    """ "cpu" or "cuda" for a wish that may be "auto". Raises UserError for what cannot be had."""
-    import torch
+def quiet_libraries() -> None:
+    """Let transformers show no progress bars and no hints, only errors."""
+    from transformers.utils import logging
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {device!r}; known: auto, cpu, cuda")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("no GPU that torch can use: say --device cpu")
-    return device
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,6 +1,7 @@
 """The course on made-up chapters: one good, one failing, one whose kernel dies, one too slow."""
 
 import base64
+import io
 import json
 import re
 import sys
@@ -12,7 +13,7 @@ from vlmcourse import records
 from vlmcourse.course import main, page
 from vlmcourse.course.progress import Progress
 from vlmcourse.course.run import Course, Options
-from vlmcourse.course.state import Done, card_minutes, choose, title_of
+from vlmcourse.course.state import card_minutes, choose, title_of
 from vlmcourse.course.steps import STEPS, Step, needs
 from vlmcourse.errors import UserError
 from vlmcourse.notebooks import KERNELSPEC, read_notebook, to_text
@@ -50,28 +51,12 @@ def chapter(folder: Path, name: str, *sources: str, parameters="device = 'cpu'\n
     (folder / "notebooks" / f"{name}.ipynb").write_text(to_text(book))
 
 
-class Silent:
-    """Swallows progress, keeps the lines."""
-
-    def __init__(self):
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
-
-    def isatty(self):
-        return False
-
-
 def run(root: Path, wanted: str = "", options: Options | None = None, steps=(), **more):
-    stream = Silent()
+    stream = io.StringIO()
     course = Course(root, root / "runs" / "course", options or Options(), steps)
     chapters = choose(wanted, course.known)
     well = course.run(chapters, Progress(stream, every_s=0.05), **more)
-    return well, course, stream.text
+    return well, course, stream.getvalue()
 
 
 def step(code: str, name: str = "made", **more) -> Step:
@@ -318,40 +303,7 @@ def test_a_broken_state_file_is_forgotten(tmp_path):
         assert Course(tmp_path, out, Options(), ()).done == {}
 
 
-# ---- progress and the command
-
-
-def test_minutes_left_come_from_the_plan():
-    stream = Silent()
-    progress = Progress(stream)
-    progress.plan([2.0, 3.0, 1.0])
-    assert progress.left() == 6.0
-    with progress.item("first") as say:
-        assert progress.left(0.5) == 5.5
-        assert progress.left(9.0) == 4.0
-        say(Done("ok", minutes=1.0))
-    with progress.item("second") as say:
-        say(Done("failed", error="broke"))
-    assert progress.left() == 1.0
-    assert "[1/3] first (about 6.0 min left)" in stream.text
-    assert "[2/3] second: failed (0.0 min, 0 MiB): broke" in stream.text
-
-
-def test_a_terminal_gets_a_bar():
-    class Terminal(Silent):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    progress = Progress(stream, every_s=0.02)
-    progress.plan([1.0, 1.0])
-    for name in ("first", "second"):
-        with progress.item(name) as say:
-            import time
-
-            time.sleep(0.3)
-            say(Done("ok"))
-    assert re.search(r"\[2/2\] second \|.*\| .*about 1\.0 min left", stream.text)
+# ---- the command
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):

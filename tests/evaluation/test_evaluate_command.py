@@ -30,7 +30,7 @@ def test_the_record_holds_all_conditions_seeds_and_intervals(command, world, tmp
     assert len(system["values"]) == 3
     assert system["low"] < system["mean"] < system["high"]
     assert system["n"] == 3 * record["metrics"]["blind/all"]["n"]
-    assert "A look only: 3 runs, 8 clips" in record["note"]
+    assert "A look only (runs: 3, clips: 8)" in record["note"]
     assert str(path.parent) not in path.read_text()
     out = capsys.readouterr().out
     assert "| appearance | picture |" in out
@@ -64,3 +64,9 @@ def test_what_cannot_be_used_is_one_line(command, tmp_path, option, value, compl
     assert errors[-1].startswith("error: ")
     assert complaint in errors[-1]
     assert not path.exists(), "nothing was measured"
+
+
+def test_a_run_counts_once(command, runs, tmp_path, capsys):
+    record = ["--record", str(tmp_path / "no.json")]
+    assert cli.main([*command, *record, "--runs", str(runs[0]), str(runs[0])]) == 2
+    assert "the same run stands twice" in capsys.readouterr().err

@@ -86,6 +86,11 @@ def test_a_moved_thing_is_not_asked_for_its_place():
     assert "where is blue star ?" not in {q.text for q in all_questions(STORY)}
 
 
+def test_a_slide_is_not_asked_for_its_length():
+    """It is always the same, so nobody would have to look."""
+    assert "how long does blue star slide ?" not in {q.text for q in all_questions(STORY)}
+
+
 def test_descriptions():
     assert event_list(STORY).startswith("scene : big red circle top left , small blue star centre")
     assert "at 1 red circle glows for 2 ." in event_list(STORY)

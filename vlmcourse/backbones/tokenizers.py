@@ -161,8 +161,8 @@ class FastTokenizer:
         return [self.token_id(token) for token in tokens]
 
     def token_id(self, token: str) -> int:
-        found = self.inner.get_vocab().get(token)
-        if found is None:
+        found = self.inner.convert_tokens_to_ids(token)
+        if found is None or (found == self.inner.unk_token_id and token != self.inner.unk_token):
             raise KeyError(f"the vocabulary has no token {token!r}")
         return found
 

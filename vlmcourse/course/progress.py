@@ -1,6 +1,7 @@
 """One line about where a long run stands: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import shutil
 import sys
 import threading
 import time
@@ -30,9 +31,11 @@ class Progress:
         if self.stream.isatty():
             from tqdm import tqdm
 
-            form = "{desc} |{bar:24}| {postfix}"
+            form = "|{bar:24}| {desc}"
             total = max(sum(minutes), 1e-6)
-            self.bar = tqdm(total=total, file=self.stream, bar_format=form, leave=False)
+            columns, rows = shutil.get_terminal_size((100, 24))
+            size = {"ncols": max(40, min(columns - 1, 110)), "nrows": rows}
+            self.bar = tqdm(total=total, file=self.stream, bar_format=form, leave=False, **size)
 
     def left(self, spent: float = 0.0) -> float:
         """Minutes left when the running item has taken ``spent`` minutes."""
@@ -53,8 +56,7 @@ class Progress:
         if self.bar is not None:
             planned = self.minutes[self.index] if self.index < len(self.minutes) else 0.0
             self.bar.n = sum(self.minutes[: self.index]) + min(spent, planned)
-            self.bar.set_description_str(f"{self.place()} {name}", refresh=False)
-            self.bar.set_postfix_str(f"{spent:.1f} min, {left}")
+            self.bar.set_description_str(f"{self.place()} {name}: {spent:.1f} min, {left}")
         elif spent - last[0] >= 1.0:
             last[0] = spent
             self.write(f"{self.place()} {name}: {spent:.1f} min, {left}")

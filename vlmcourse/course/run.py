@@ -310,14 +310,16 @@ def recorded(path: Path, course: Course, chapters: dict[str, Path], work) -> boo
     settings = {**course.options.parameters(), "chapters": sorted(chapters)}
     with records.Run(path, "vlmcourse course", settings) as run:
         well = work()
-        names = [f"step {step.name}" for step in course.steps] + list(chapters)
+        names = [f"step {step.name}" for step in course.steps] + [
+            n for n in chapters if n in course.done
+        ]
         results = {name.removeprefix("step "): course.done.get(name, Done()) for name in names}
         for name, done in results.items():
             run.metrics[f"{name}/minutes"] = records.metric([done.minutes], "min")
             run.metrics[f"{name}/peak_mib"] = records.metric([done.peak_mib], "MiB")
             if done.error:
                 run.status, run.note = "failed", f"{run.note} {name}: {done.error}".strip()
-        run.peak_mib = max(done.peak_mib for done in results.values())
+        run.peak_mib = max((done.peak_mib for done in results.values()), default=0.0)
         total = sum(done.minutes for done in results.values())
         run.metrics["all/minutes"] = records.metric([total], "min")
     return well

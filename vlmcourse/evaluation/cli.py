@@ -7,11 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from vlmcourse.errors import UserError
 from vlmcourse.records import Run
+
+if TYPE_CHECKING:
+    from vlmcourse.systems.base import VideoLanguageModel
 
 CONTROLS = ("majority", "blind", "other_clip", "one_frame", "shuffled", "oracle_text")
 FEWEST_RUNS, FEWEST_CLIPS = 3, 300
@@ -53,8 +57,9 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
     Raises:
         UserError: runs, splits or foundations that cannot be used; no record is written then.
     """
+    from vlmcourse.devices import chosen_device
     from vlmcourse.evaluation import probes, scoring
-    from vlmcourse.trained import chosen_device, load_trained_system
+    from vlmcourse.trained import load_trained_system
     from vlmcourse.training.data import located
     from vlmcourse.world.dataset import load_split
 
@@ -67,6 +72,8 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
         load_trained_system(what.system, run and located(run), device, what.foundations)
         for run in what.runs
     ]
+    if len({run.settings_hash for run in runs}) < len(runs):
+        raise UserError("the same run stands twice in --runs: it would count as two witnesses")
     asked = probes.load_probes(
         split, runs[0].model, what.system, located(what.cache), what.clips, progress
     )
@@ -74,6 +81,7 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
         "system": what.system,
         "runs": [str(run.folder) for run in runs],
         "weights": [run.settings_hash for run in runs],
+        "frozen": frozen_parts(runs[0].model),
         "split": str(what.split),
         "clips": len(asked.ids),
         "conditions": conditions,
@@ -82,7 +90,7 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
         "intervals": "95 %, clips and runs drawn again, crossed (evaluation/scoring.py)",
     }
     seeds = [run.seed for run in runs if run.seed is not None]
-    passes = len(runs) * sum(name in probes.TRAINED for name in conditions)
+    passes = sum(len(runs) * (x in probes.TRAINED) + (x in probes.FROZEN) for x in conditions)
     with (
         Run(record, list(command), settings, seeds, split.data_checksum) as run,
         tqdm(total=passes, unit="pass", disable=not progress) as bar,
@@ -93,11 +101,20 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
             conditions,
             fitted,
             what.permutations,
-            lambda name: (bar.set_description(name), bar.update(name in probes.TRAINED)),
+            lambda name: (bar.set_description(f"asked {name}"), bar.update()),
         )
         run.metrics = scoring.score(answers, asked.questions, asked.clip_of)
         run.status, run.note = _judged(run.metrics, len(runs), len(asked.ids))
     return run.record()
+
+
+def frozen_parts(model: "VideoLanguageModel") -> str:
+    """A fingerprint of the encoder and the language model, which all runs and controls share."""
+    from vlmcourse.training.weights import fingerprint
+
+    parts = {"encoder": model.vision_encoder, "language_model": model.language_model}
+    tensors = {f"{n}.{k}": v for n, part in parts.items() for k, v in part.state_dict().items()}
+    return fingerprint(tensors)
 
 
 def _questions(folder: Path) -> list:
@@ -114,7 +131,7 @@ def _judged(metrics: dict, runs: int, clips: int) -> tuple[str, str]:
     note = f"Above every blind control: {', '.join(beaten) or 'no family'}."
     note += f" LEAK: above chance without the evidence in {', '.join(leaks)}." if leaks else ""
     if runs < FEWEST_RUNS or clips < FEWEST_CLIPS:
-        note += f" A look only: {runs} runs, {clips} clips."
+        note += f" A look only (runs: {runs}, clips: {clips})."
     return ("ok" if beaten and not leaks else "negative"), note
 
 
@@ -125,7 +142,9 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from vlmcourse.evaluation.scoring import probe_table
+    from vlmcourse.trained import quiet_libraries
 
+    quiet_libraries()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if args.permutations < 1 or (args.clips is not None and args.clips < 1):
         raise UserError("--permutations and --clips must be at least 1")

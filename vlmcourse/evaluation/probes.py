@@ -355,7 +355,7 @@ def ask_all(
         models: the trained runs of one system.
         conditions: of `CONDITIONS`.
         fitted: questions that `majority` is fitted on.
-        report: told what is being asked.
+        report: told the name of each condition that was asked of a run.
 
     Returns:
         condition -> float `[S, Q]`, the share of tries with the exact answer; S is the number of
@@ -369,6 +369,6 @@ def ask_all(
     for number, model in enumerate(models):
         for name in conditions:
             if name in TRAINED or (name in FROZEN and number == 0):
-                report(name)
                 found[name].append(asker.ask(model, name))
+                report(name)
     return {name: np.stack(rows) for name, rows in found.items()}

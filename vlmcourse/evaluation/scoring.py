@@ -11,6 +11,8 @@ from vlmcourse.world.language import FAMILIES, KINDS, Question
 
 DRAWS = 5000
 GAIN = "gain_over_"
+BLIND = ("majority", "best_constant", "blind", "no_video", "other_clip")
+"""Conditions that do not see the clip they are asked about."""
 UNSEEN_AND_UNHEARD = ("sound", "speech")
 """Evidence that a system which only sees pictures does not have."""
 
@@ -50,7 +52,7 @@ class Bootstrap:
         sums = np.stack([np.bincount(clip, row[chosen], self.num_clips) for row in right])  # [S, C]
         asked = self.weights @ counts  # [B]
         kept = asked > 0
-        by_run = (self.weights[kept] @ sums.T) / asked[kept, None]  # [B, S]
+        by_run = (self.weights @ sums.T)[kept] / asked[kept, None]  # [B, S]
         runs = len(right)
         if runs == 1:
             return by_run[:, 0]
@@ -61,7 +63,7 @@ class Bootstrap:
     def metric(self, right: np.ndarray, chosen: np.ndarray, difference: bool = False) -> dict:
         """Mean of the chosen questions over runs and clips with its 95 % interval, for a record.
 
-        `n` counts answers (runs x questions), `values` are the means of the runs. Where all
+        `n` counts answers (runs x questions), `values` are the means of several runs. Where all
         answers are right, or all wrong, the draws would claim certainty: Wilson's interval over
         the number of clips stands in.
 
@@ -83,14 +85,15 @@ class Bootstrap:
             low, high = wilson(mean, clips, 0.95)
         else:
             low, high = np.quantile(self.means(right, chosen), (0.025, 0.975))
-        return {
+        made = {
             "n": int(right.shape[0] * chosen.sum()),
             "mean": tidy(mean),
             "low": tidy(min(float(low), mean)) if np.isfinite(low) else None,
             "high": tidy(max(float(high), mean)) if np.isfinite(high) else None,
             "unit": "share",
-            "values": [tidy(float(value)) for value in runs],
         }
+        several = len(runs) > 1 and not difference
+        return made | ({"values": [tidy(float(value)) for value in runs]} if several else {})
 
 
 def groups(questions: Sequence[Question]) -> dict[str, np.ndarray]:
@@ -143,16 +146,15 @@ def judgement(metrics: Mapping[str, dict]) -> tuple[list[str], list[str]]:
     """What the numbers say about the system: families it beats its blind controls in, and leaks.
 
     Returns:
-        families in which the system's gain over every one of `majority`, `best_constant` and
-        `blind` that was asked is above 0 with its whole interval; and families that need sound or
-        speech in which it is above the best constant answer, which a system that only sees cannot
-        be.
+        families in which the system's gain over every condition of `BLIND` that was asked is above
+        0 with its whole interval; and families that need sound or speech of which the same is true,
+        though a system that only sees cannot know them.
     """
     beaten, leaks = [], []
     for family, evidence in FAMILIES.items():
         gains = [
             metrics[f"{GAIN}{name}/{family}"]
-            for name in ("majority", "best_constant", "blind")
+            for name in BLIND
             if f"{GAIN}{name}/{family}" in metrics
         ]
         lows = [gain["low"] for gain in gains if gain["low"] is not None]
@@ -174,7 +176,7 @@ def probe_table(record: dict, kinds: bool = False) -> str:
     for name in names:
         if (count := metrics[f"{first}/{name}"]["n"]) == 0:
             continue
-        runs = len(metrics[f"{first}/{name}"]["values"])
+        runs = len(metrics[f"{first}/{name}"].get("values", [0]))
         label = name.removeprefix("kind/")
         if name.startswith("evidence/"):
             label = f"all of {label.removeprefix('evidence/')}"

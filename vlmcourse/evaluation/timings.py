@@ -272,13 +272,12 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(argv)
     import torch
-    from transformers.utils import logging as transformers_logging
 
-    from vlmcourse.trained import chosen_device, load_trained_system
+    from vlmcourse.devices import chosen_device
+    from vlmcourse.trained import load_trained_system, quiet_libraries
     from vlmcourse.training.settings import stage_files
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     torch.set_num_threads(args.threads)
     sizes = Sizes(8, 2, 3, 3, 3) if args.quick else Sizes()
     device = chosen_device(args.device)

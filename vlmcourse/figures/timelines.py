@@ -10,7 +10,7 @@ from vlmcourse.figures.media import show_frame, wrap
 from vlmcourse.figures.style import INK, PALETTE, SOFT, as_pixels, fit_png, house, new_figure
 
 Span = tuple[float, float, str]
-SMALL_PNG_BYTES = 34_000
+SMALL_PNG_BYTES = 20_000
 FEW_COLOURS = 48
 LANES = {"said": "#e3afca", "heard": "#7fd1b9", "happens": "#f6c667"}
 
@@ -35,7 +35,8 @@ def clip_sheet(
     frames, lanes = as_pixels(frames), lanes or {}
     slot = duration_s / len(frames)
     tall = 8.3 / len(frames) * frames.shape[1] / frames.shape[2]
-    heights = [tall] + ([0.7] if samples is not None else []) + [0.34] * len(lanes)
+    lines = [max([label.count("\n") for *_, label in spans], default=0) for spans in lanes.values()]
+    heights = [tall] + ([0.7] if samples is not None else []) + [0.34 + 0.14 * n for n in lines]
     figure = new_figure(9.3, sum(heights) + 0.65)
     figure.get_layout_engine().set(h_pad=0.015, hspace=0.0)
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
@@ -94,7 +95,9 @@ def frame_rules(
     marks: Sequence[Span] = (),
     title: str | None = None,
 ) -> Figure:
-    """Which moments each rule looks at, one row a rule; what it never sees stays hatched.
+    """Which moments each rule looks at, one row a rule.
+
+    An end of the video that is left out (longer than any gap before it) is hatched.
 
     Args:
         rows: (name, seconds of the chosen frames).
@@ -111,8 +114,8 @@ def frame_rules(
         )
     for row, (_, seconds) in enumerate(rows):
         unseen = {"facecolor": "#eceef1", "edgecolor": "#c3c8d0", "hatch": "////", "linewidth": 0}
-        last = max(seconds)
-        if last < 0.97 * duration_s:
+        last, widest = max(seconds), max(np.diff(np.sort(seconds)), default=0.0)
+        if duration_s - last > 1.5 * widest:
             axis.barh(row, duration_s - last, left=last, height=0.62, zorder=1, **unseen)
         colour = list(PALETTE.values())[0 if row % 2 else 5]
         thin = 1.4 if len(seconds) < 60 else 0.8
@@ -137,6 +140,7 @@ def picture_grid(
     columns: Sequence[str] = (),
     title: str | None = None,
     side: float = 1.0,
+    limit: int = SMALL_PNG_BYTES,
 ) -> Figure:
     """Pictures in rows and columns with names; the pictures may differ in size and shape.
 
@@ -146,6 +150,7 @@ def picture_grid(
         columns: a name above each column.
         title: above everything.
         side: height of a row in inches.
+        limit: bytes that the PNG may have.
     """
     widest = [max(p.shape[1] / p.shape[0] for p in column) for column in zip(*pictures)]
     width = side * sum(widest) + (0.9 if rows else 0.1)
@@ -167,7 +172,7 @@ def picture_grid(
             axes[row, 0].set_ylabel(rows[row], rotation=0, ha="right", va="center", fontsize=9)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    return fit_png(figure, SMALL_PNG_BYTES)
+    return fit_png(figure, limit)
 
 
 @house
@@ -213,9 +218,14 @@ def matrices(
             for (row, column), value in np.ndenumerate(table):
                 ink = "white" if value > 0.6 * high else INK
                 axis.text(
-                    column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=ink
+                    column,
+                    row,
+                    f"{round(value, 1) + 0:.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=ink,
                 )
     if label:
         figure.colorbar(image, ax=axes, shrink=0.75, aspect=16, pad=0.015, label=label)
-    figure.colours = FEW_COLOURS
     return fit_png(figure, SMALL_PNG_BYTES)

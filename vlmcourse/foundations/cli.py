@@ -71,16 +71,28 @@ def checksums(names: Sequence[str] = tuple(WEIGHTS)) -> dict[str, str]:
 
 def rebuild(name: str, out: Path, overrides: tuple[str, ...] = ()) -> None:
     """Train one foundation (going on where a killed run stopped), export it and record the run."""
-    from vlmcourse.foundations.training import EXPERIMENTS, RECIPES, export, train_foundation
+    from vlmcourse.foundations.training import (
+        EXPERIMENTS,
+        RECIPES,
+        export,
+        step_reached,
+        train_foundation,
+    )
     from vlmcourse.records import Run, metric
 
     path = EXPERIMENTS / "records" / f"{name}_training.json"
     command = f"vlmcourse foundations --rebuild --only {name}"
-    settings = {"recipe": RECIPES[name].read_text(), "overrides": list(overrides)}
+    started = step_reached(out)
+    settings = {
+        "recipe": RECIPES[name].read_text(),
+        "overrides": list(overrides),
+        "resumed_from_step": started,
+    }
     with Run(path, command, settings, seeds=[0]) as run:
         module, losses = train_foundation(name, out, overrides)
         export(name, module)
         run.metrics["final_loss"] = metric(losses[-10:], unit="nats")
+        run.note = f"time and memory are of the steps from {started} on" if started else ""
         run.metrics["parameters"] = metric([sum(p.numel() for p in module.parameters())])
 
 

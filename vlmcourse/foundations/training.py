@@ -58,6 +58,14 @@ def train_foundation(name: str, out: Path, overrides: tuple[str, ...] = (), save
     return done.model, [float(row["loss"]) for row in table if row.get("loss")]
 
 
+def step_reached(out: Path) -> int:
+    """Return the step of the last checkpoint in a training folder, 0 if there is none."""
+    last = out / "last.ckpt"
+    if not last.exists():
+        return 0
+    return int(torch.load(last, map_location="cpu", weights_only=False)["global_step"])
+
+
 def export(name: str, module) -> Path:
     """Write a trained foundation to where the course reads it."""
     return export_vision(module) if name == "vision_encoder" else export_language(module)

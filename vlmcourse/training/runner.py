@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from vlmcourse.devices import chosen_device
 from vlmcourse.errors import UserError
 from vlmcourse.intervals import metric
 from vlmcourse.records import Run
@@ -151,17 +150,6 @@ def run_stage(
             settings, module, data, folder, facts, record, device, progress,
             checkpoint_every, val_every, callbacks, arguments,
         )  # fmt: skip
-
-
-def chosen_device(device: str) -> str:
-    """ "cpu" or "cuda" for a wish that may be "auto". Raises UserError for anything else."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {device!r}; known: auto, cpu, cuda")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("no GPU that torch can use: say --device cpu")
-    return device
 
 
 def _facts(settings, module, data, scale) -> dict:

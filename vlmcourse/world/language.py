@@ -230,7 +230,9 @@ def _events(story: Story, offset_s: int) -> Iterator[Question]:
         if by_action[e.action] == 1:
             yield Question(f"what {e.action} ?", name, "which", "action")
         yield Question(f"when does {name} {base} ?", start, "when", "when")
-        yield Question(f"how long does {name} {base} ?", str(e.length_s), "how_long", "how_long")
+        if e.action != SLIDE:  # a slide's length is always the same
+            text = f"how long does {name} {base} ?"
+            yield Question(text, str(e.length_s), "how_long", "how_long")
         if e.direction:
             yield Question(f"which way does {name} slide ?", e.direction, "direction", "direction")
     for second in range(story.duration_s):
