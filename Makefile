@@ -45,10 +45,9 @@ lint: $(INSTALLED)
 pytest: lint
 	$(PYTEST) --dist loadfile
 
-# The chapters read the world and the trained system; the course's preparation makes both.
+# The chapters need only what is in the repository: they make their own clips.
 nbval: pytest
 ifneq ($(NOTEBOOKS),)
-	$(BIN)/vlmcourse course --prepare-only
 	$(PYTEST) --dist loadscope --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg \
 		--nbval-kernel-name python3 $(NOTEBOOKS)
 else

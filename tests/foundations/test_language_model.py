@@ -141,15 +141,19 @@ def test_exact_answers_agree_with_generation(small_model):
     questions = balanced_questions([story], 0)[0]
     batch = collate([make_row(story, questions, "events", 0, None, 0.0)])
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(30):  # half-way to knowing this row by heart
+    for _ in range(60):  # half-way to knowing this row by heart
         logits = packed_logits(model, batch)
         kept = batch.labels != IGNORED
         loss = torch.nn.functional.cross_entropy(logits[kept], batch.labels[kept])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    claimed = exact_answers(model.eval(), batch)
-    assert 0 < sum(sum(right) for right in claimed.values()) < len(questions)
+        claimed = exact_answers(model, batch)
+        right = sum(sum(answers) for answers in claimed.values())
+        if right > len(questions) // 3:
+            break
+    assert 0 < right < len(questions)
+    model.eval()
     for question in questions:
         row = collate([make_row(story, [question], "events", 0, None, 0.0)])
         stop = int((row.bags[0, :, 0] == WORD_ID["ASSISTANT:"]).nonzero()[-1]) + 1

@@ -40,4 +40,43 @@ STEPS: tuple[Step, ...] = (
         sources=("vlmcourse/world/*.py",),
         minutes=2.0,
     ),
+    Step(
+        name="foundations",
+        title="shipped encoder and language model",
+        command=("foundations",),
+        outputs=(
+            "data/foundations/vision_encoder.safetensors",
+            "data/foundations/language_model/model.safetensors",
+        ),
+        minutes=0.1,
+    ),
+    Step(
+        name="train",
+        title="training of Video-ChatGPT, both stages",
+        command=(
+            *("train", "--system", "video_chatgpt", "--seed", "0"),
+            *("--device", "{device}", "--scale", "{scale}"),
+        ),
+        outputs=("runs/video_chatgpt/world-seed0/instruction_tuning/weights.safetensors",),
+        sources=(
+            "experiments/video_chatgpt/world_*.yaml",
+            "data/foundations/**/*.safetensors",
+            "vlmcourse/world/*.py",
+        ),
+        minutes=6.0,
+        chapters=("04",),
+    ),
+    Step(
+        name="measure",
+        title="what the trained system knows",
+        command=(
+            *("evaluate", "--system", "video_chatgpt", "--device", "{device}"),
+            *("--runs", "runs/video_chatgpt/world-seed0"),
+            *("--record", "runs/course/records/video_chatgpt-probes.json"),
+        ),
+        outputs=("runs/course/records/video_chatgpt-probes.json",),
+        sources=("experiments/video_chatgpt/world_*.yaml", "data/foundations/**/*.safetensors"),
+        minutes=1.5,
+        chapters=("04",),
+    ),
 )

@@ -1,8 +1,8 @@
 """Many questions about one video in one row: the video's tokens are computed once and shared.
 
-A row is `[shared prefix][question 1][question 2]...[padding]`. Each question may look at the prefix and
-at itself, never at another question, and its positions continue those of the prefix, so that the numbers
-are those of separate rows (tests/parts/test_packing.py proves it).
+A row is `[shared prefix][question 1][question 2]...[padding]`. Each question may look at the prefix
+and at itself, never at another question, and its positions continue those of the prefix, so that
+the numbers are those of separate rows (tests/parts/test_packing.py proves it).
 """
 
 import torch
