@@ -35,9 +35,9 @@ def three_parts(
         question, answer: what goes into the language model, and what comes out.
     """
     frame = as_pixels(frame[None])[0]
-    figure = new_figure(9.4, 2.75)
+    figure = new_figure(9.4, 2.4)
     axis = figure.subplots()
-    axis.set(xlim=(0, 9.4), ylim=(0, 2.75), aspect="equal")
+    axis.set(xlim=(0, 9.4), ylim=(0.05, 2.35), aspect="equal")
     _bare(axis)
     left, bottom, side = 0.1, 0.55, 1.7
     axis.imshow(
@@ -179,14 +179,14 @@ def attention_heads(
         title: above everything.
     """
     heads = len(next(iter(rows.values())))
-    figure = new_figure(9.3, 2.25 * len(rows) + 0.85)
+    figure = new_figure(9.3, 2.0 * len(rows) + 0.75)
     axes = figure.subplots(len(rows), heads, squeeze=False, sharex=True, sharey=True)
-    for line, (name, attention) in zip(axes, rows.items()):
+    for row, (line, (name, attention)) in enumerate(zip(axes, rows.items())):
         for head, (axis, weights) in enumerate(zip(line, np.asarray(attention))):
             image = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)
             axis.tick_params(length=0)
             axis.spines[:].set_visible(False)
-            if line is axes[0]:
+            if row == 0:
                 axis.set_title(f"head {head + 1}", fontsize=9.5, loc="center")
         line[0].set_yticks(range(len(words)), words, fontsize=7)
         line[0].set_ylabel(name, fontsize=9.5)

@@ -147,14 +147,17 @@ def picture_grid(
     Args:
         pictures: rows of uint8 [H, W, 3].
         rows: a name at the left of each row.
-        columns: a name above each column.
+        columns: a name above each column; long ones are broken into lines.
         title: above everything.
         side: height of a row in inches.
         limit: bytes that the PNG may have.
     """
     widest = [max(p.shape[1] / p.shape[0] for p in column) for column in zip(*pictures)]
     width = side * sum(widest) + (0.9 if rows else 0.1)
-    lines = [wrap(name, side * wide) for name, wide in zip(columns, widest)]
+    lines = [
+        "\n".join(wrap(line, side * wide) for line in name.split("\n"))
+        for name, wide in zip(columns, widest)
+    ]
     above = 0.17 * max((text.count("\n") + 1 for text in lines), default=0)
     figure = new_figure(width, side * len(pictures) + above + (0.35 if title else 0.05))
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)

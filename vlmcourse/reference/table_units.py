@@ -16,7 +16,7 @@ from vlmcourse.media.subtitle_alignment import minigpt4_video_captions
 from vlmcourse.media.subtitles import Cue
 from vlmcourse.media.transforms import crop_and_resize, normalise_frames, to_uint8
 from vlmcourse.parts.dynamic_resolution import smart_resize, video_max_pixels, video_tokens
-from vlmcourse.reference.runner import Row, Unit, compare_tensors, compare_values, failed_row
+from vlmcourse.reference.rows import Row, Unit, compare_tensors, compare_values, failed_row
 
 
 def video_chatgpt_frame_indices(unit: Unit) -> Iterator[Row]:

@@ -38,7 +38,7 @@ from vlmcourse.parts.pooling import (
     pooled_as_training_files,
     spatio_temporal_pooling,
 )
-from vlmcourse.reference.runner import Row, Unit, compare_tensors, compare_values
+from vlmcourse.reference.rows import Row, Unit, compare_tensors, compare_values
 from vlmcourse.systems.batch import Batch, Media
 from vlmcourse.systems.stages import set_trainable
 from vlmcourse.systems.templates import vicuna_template
