@@ -64,7 +64,6 @@ ANSWERS = {
     "when is bell heard ?": "3",
     "what sound is first ?": "bell",
     "what is blue star called ?": "anna",
-    "who is called anna ?": "blue star",
 }
 
 

@@ -228,39 +228,47 @@ def sum_of_words(vectors: Mapping[str, np.ndarray], total: str, title: str | Non
 @house
 def named_places(
     frames: np.ndarray,
-    words: Sequence[Sequence[Sequence[str]]],
-    right: Sequence[Sequence[Sequence[bool]]],
+    found: Sequence[Sequence[Sequence[str]]],
+    truth: Sequence[Sequence[Sequence[str]]],
     side: int = 3,
     title: str | None = None,
 ) -> Figure:
-    """Frames with words written over each place of a grid: white where right, red where wrong.
+    """Frames, and under each the words that were read off its places.
+
+    Dark words are right, red ones wrong, and a grey word in brackets is there and was not found.
 
     Args:
         frames: uint8 [T, H, W, 3].
-        words: [T][side * side] lists of words, row by row.
-        right: whether each word is right, of the same form.
+        found: [T][side * side] lists of words, row by row.
+        truth: the true words, of the same form.
         side: places along one side.
         title: above the frames.
     """
     frames = as_pixels(frames)
-    wide = min(9.3 / len(frames), 3.1)
-    figure = new_figure(wide * len(frames), wide + (0.35 if title else 0.05))
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    axes = np.atleast_1d(figure.subplots(1, len(frames)))
-    for axis, frame, places, marks in zip(axes, frames, words, right):
-        _bare(axis)
-        axis.imshow((frame * 0.55).astype(np.uint8), interpolation="nearest")
-        pitch = frame.shape[0] / side
-        for line in pitch * np.arange(1, side) - 0.5:
-            axis.axhline(line, color="white", alpha=0.25, linewidth=0.7)
-            axis.axvline(line, color="white", alpha=0.25, linewidth=0.7)
-        for index, (found, good) in enumerate(zip(places, marks)):
-            x, y = pitch * (index % side + 0.5) - 0.5, pitch * (index // side + 0.5) - 0.5
-            for line, (word, fine) in enumerate(zip(found, good)):
-                at = y + 3.0 * (line - (len(found) - 1) / 2)
-                colour = "white" if fine else "#ff8a70"
-                axis.text(x, at, word, ha="center", va="center", fontsize=8.5, color=colour)
+    wide = min(9.3 / len(frames), 2.4)
+    figure = new_figure(wide * len(frames), 2 * wide + (0.35 if title else 0.05))
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    axes = figure.subplots(2, len(frames), squeeze=False)
+    for column, frame in enumerate(frames):
+        above, below = axes[:, column]
+        _bare(above)
+        show_frame(above, frame)
+        _bare(below)
+        below.set(xlim=(0, side), ylim=(side, 0), aspect="equal", facecolor="#f3f4f6")
+        for line in range(1, side):
+            below.axhline(line, color="white", linewidth=2)
+            below.axvline(line, color="white", linewidth=2)
+        for index, (words, true) in enumerate(zip(found[column], truth[column])):
+            _words_of_place(below, index % side + 0.5, index // side + 0.5, words, true)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     figure.colours = FEW_COLOURS
     return fit_png(figure, SMALL_PNG_BYTES)
+
+
+def _words_of_place(axis, x: float, y: float, words: Sequence[str], true: Sequence[str]) -> None:
+    lines = [(word, INK if word in true else PALETTE["red"]) for word in words]
+    lines += [(f"({word})", SOFT) for word in true if word not in words]
+    for index, (text, colour) in enumerate(lines):
+        at = y + 0.145 * (index - (len(lines) - 1) / 2)
+        axis.text(x, at, text, ha="center", va="center", fontsize=7.5, color=colour)

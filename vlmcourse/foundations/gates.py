@@ -22,7 +22,7 @@ KIND_FAMILY = {
     "how_long": "how_long",
     "events": "event_count",
     **dict.fromkeys(("heard", "sound_when", "sound_first"), "sound"),
-    **dict.fromkeys(("called", "who"), "speech"),
+    "called": "speech",
     "recall": "recall",
     "caption": "caption",
 }

@@ -95,12 +95,14 @@ PAPER_STAGES = (
 
 WORLD_STAGES = (
     replace(
-        PAPER_STAGES[0], data="world captions", learning_rate=3e-3, batch_size=16, epochs=None,
-        steps=300, precision="32-true", max_length=None, source="not measured yet",
+        PAPER_STAGES[0], data="world captions", learning_rate=3e-3, batch_size=48, epochs=None,
+        steps=300, precision="32-true", max_length=None,
+        source="tried in the small world, not tuned",
     ),
     replace(
-        PAPER_STAGES[1], data="world questions", learning_rate=3e-3, batch_size=16, epochs=None,
-        steps=600, precision="32-true", max_length=None, source="not measured yet",
+        PAPER_STAGES[1], data="world questions", learning_rate=3e-3, batch_size=180, epochs=None,
+        steps=600, precision="32-true", max_length=None,
+        source="tried in the small world, not tuned",
     ),
 )  # fmt: skip
 
