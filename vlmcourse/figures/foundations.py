@@ -254,7 +254,7 @@ def named_places(
         _bare(above)
         show_frame(above, frame)
         _bare(below)
-        below.set(xlim=(0, side), ylim=(side, 0), aspect="equal", facecolor="#f3f4f6")
+        below.set(xlim=(0, side), ylim=(side, 0), aspect="equal", facecolor="#e2e6ec")
         for line in range(1, side):
             below.axhline(line, color="white", linewidth=2)
             below.axvline(line, color="white", linewidth=2)
@@ -262,7 +262,7 @@ def named_places(
             _words_of_place(below, index % side + 0.5, index // side + 0.5, words, true)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.colours = FEW_COLOURS
+    figure.colours = 2 * FEW_COLOURS
     return fit_png(figure, SMALL_PNG_BYTES)
 
 
