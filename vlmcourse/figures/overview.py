@@ -41,7 +41,10 @@ def overview(seed: int = SEED) -> bytes:
     from vlmcourse.world.language import balanced_questions
     from vlmcourse.world.story import StorySettings, sample_story
 
-    story = sample_story(seed, StorySettings(things=(3, 4), events=(3, 3), held_out="require"))
+    full = StorySettings(
+        things=(3, 4), events=(3, 3), sounds=(2, 2), lines=(1, 1), held_out="require"
+    )
+    story = sample_story(seed, full)
     asked = {q.kind: q for q in balanced_questions([story], seed)[0]}
     questions = [asked[kind] for kind in KINDS if kind in asked]
     model = load_trained_system("video_chatgpt").model
