@@ -106,8 +106,8 @@ def word_maps(
     """
     frames = as_pixels(frames)
     rows, columns = len(maps) + 1, len(frames)
-    side = 8.2 / columns
-    figure = new_figure(9.3, rows * side + 0.5)
+    side = 7.4 / columns
+    figure = new_figure(8.3, rows * side + 0.5)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -179,7 +179,7 @@ def attention_heads(
         title: above everything.
     """
     heads = len(next(iter(rows.values())))
-    figure = new_figure(9.3, 2.0 * len(rows) + 0.75)
+    figure = new_figure(8.6, 1.85 * len(rows) + 0.75)
     axes = figure.subplots(len(rows), heads, squeeze=False, sharex=True, sharey=True)
     for row, (line, (name, attention)) in enumerate(zip(axes, rows.items())):
         for head, (axis, weights) in enumerate(zip(line, np.asarray(attention))):
@@ -270,5 +270,5 @@ def _words_of_place(axis, x: float, y: float, words: Sequence[str], true: Sequen
     lines = [(word, INK if word in true else PALETTE["red"]) for word in words]
     lines += [(f"({word})", SOFT) for word in true if word not in words]
     for index, (text, colour) in enumerate(lines):
-        at = y + 0.145 * (index - (len(lines) - 1) / 2)
-        axis.text(x, at, text, ha="center", va="center", fontsize=7.5, color=colour)
+        at = y + 0.135 * (index - (len(lines) - 1) / 2)
+        axis.text(x, at, text, ha="center", va="center", fontsize=7.2, color=colour)
