@@ -163,7 +163,7 @@ def row_mask(
     axis.set_ylabel("looking", fontsize=9)
     axis.spines[:].set_visible(True)
     axis.set_title(title or "")
-    figure.colours = FEW_COLOURS
+    figure.colours = FEW_COLOURS // 4
     return fit_png(figure, SMALL_PNG_BYTES)
 
 
@@ -195,7 +195,7 @@ def attention_heads(
     figure.colorbar(image, ax=axes, shrink=0.6, aspect=22, pad=0.01, label="attention")
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.colours = FEW_COLOURS
+    figure.colours = FEW_COLOURS // 2
     return fit_png(figure, SMALL_PNG_BYTES)
 
 
@@ -262,7 +262,7 @@ def named_places(
             _words_of_place(below, index % side + 0.5, index // side + 0.5, words, true)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.colours = 2 * FEW_COLOURS
+    figure.colours = 96
     return fit_png(figure, SMALL_PNG_BYTES)
 
 
