@@ -37,7 +37,7 @@ FIGURES = {
 def test_fits_and_leaves_pyplot_alone(name):
     import matplotlib.pyplot as plt
 
-    assert len(png_bytes(FIGURES[name]())) < draw.SMALL_PNG_BYTES
+    assert len(png_bytes(FIGURES[name]())) < draw.MAP_PNG_BYTES
     assert not plt.get_fignums()
 
 

@@ -12,6 +12,7 @@ from vlmcourse.figures.style import INK, PALETTE, SOFT, as_pixels, fit_png, hous
 
 SMALL_PNG_BYTES = 34_000
 FEW_COLOURS = 64
+MAP_PNG_BYTES, MAP_COLOURS = 42_000, 96
 ROW_COLOURS = ("#c7d2e3", "#8ec1e8", "#f6c667", "#7fd1b9", "#e3afca", "#d6d97a")
 """The shared prefix, then the questions in order."""
 
@@ -127,8 +128,8 @@ def word_maps(
         line[0].set_ylabel(text.replace(" ", "\n"), rotation=0, ha="right", va="center")
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.colours = FEW_COLOURS
-    return fit_png(figure, SMALL_PNG_BYTES)
+    figure.colours = MAP_COLOURS
+    return fit_png(figure, MAP_PNG_BYTES)
 
 
 @house
@@ -262,7 +263,7 @@ def named_places(
             _words_of_place(below, index % side + 0.5, index // side + 0.5, words, true)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.colours = 96
+    figure.colours = FEW_COLOURS
     return fit_png(figure, SMALL_PNG_BYTES)
 
 

@@ -28,7 +28,7 @@ def train_foundation(name: str, out: Path, overrides: tuple[str, ...] = (), save
         save_every: steps between checkpoints.
 
     Returns:
-        The trained LightningModule and its logged losses.
+        The trained LightningModule and the losses logged since it started or was resumed.
     """
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI
@@ -41,7 +41,7 @@ def train_foundation(name: str, out: Path, overrides: tuple[str, ...] = (), save
     checkpoints = ModelCheckpoint(
         dirpath=out, save_last=True, save_top_k=0, every_n_train_steps=save_every
     )
-    log = {"save_dir": str(out), "name": "log", "version": 0}
+    log = {"save_dir": str(out), "name": "log"}  # a resumed run gets a version of its own
     done = LightningCLI(
         args=arguments,
         save_config_callback=None,
@@ -54,7 +54,8 @@ def train_foundation(name: str, out: Path, overrides: tuple[str, ...] = (), save
             "enable_model_summary": False,
         },
     )
-    table = list(csv.DictReader((out / "log" / "version_0" / "metrics.csv").open()))
+    with (Path(done.trainer.logger.log_dir) / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
     return done.model, [float(row["loss"]) for row in table if row.get("loss")]
 
 
