@@ -105,13 +105,13 @@ def _probe_data(encoder, frames: int, seed: int, held_out: str):
     pictures, labels = [], []
     for index in range(frames):
         picture, found = sample_frame(np.random.default_rng(seed + index), held_out)
-        pictures.append(torch.from_numpy(picture))
+        pictures.append(picture)
         labels.append(found)
     encoder.eval()
     with torch.no_grad():
         features = torch.cat(
             [
-                encoder(encoder.preprocess(torch.stack(pictures[i : i + 100])))
+                encoder(encoder.preprocess(torch.from_numpy(np.stack(pictures[i : i + 100]))))
                 for i in range(0, frames, 100)
             ]
         )  # [F, P, D]
