@@ -145,7 +145,10 @@ def test_settings_and_command_are_cleaned(tmp_path):
         ({"id": "a/b"}, "id 'a/b' may hold"),
         ({"settings": {"steps": 4}}, "settings_hash does not belong"),
         ({"hardware": {"cpu": "x"}}, "hardware lacks cores"),
-        ({"note": "see /home/you/clips/a.mp4"}, "note tells a path of one machine: /home/you/clips/a.mp4"),
+        (
+            {"note": "see /home/you/a.mp4"},
+            "note tells a path of one machine: /home/you/a.mp4",
+        ),
         ({"metrics": {"a": {"n": 1}}}, "metric 'a' lacks 'mean'"),
         ({"metrics": {"a": 0.5}}, "metric 'a' is 0.5"),
         (
