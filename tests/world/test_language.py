@@ -8,7 +8,7 @@ import pytest
 from vlmcourse.world.language import (
     CAPTION_REQUESTS,
     FAMILIES,
-    KINDS,
+    KIND_FAMILY,
     all_questions,
     balanced_questions,
     blind_best,
@@ -129,7 +129,8 @@ def test_families_and_kinds_are_complete():
     long = [sample_story(seed, StorySettings(duration_s=16)) for seed in range(300)]
     asked = [q for s in long for q in all_questions(s)]
     assert {q.family for q in asked} == set(FAMILIES)
-    assert {q.kind for q in asked} == set(KINDS)
+    assert {q.kind for q in asked} == set(KIND_FAMILY)
+    assert all(q.family == KIND_FAMILY[q.kind] for q in asked)
 
 
 def test_best_blind_guess_stays_at_chance():

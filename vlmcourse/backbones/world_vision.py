@@ -39,7 +39,7 @@ def _down(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class WorldVisionEncoder(nn.Module):
-    """Frames of the small world to patch features (0.36 million parameters).
+    """Frames of the small world to patch features (0.32 million parameters).
 
     A plain patch-8 vision transformer needed far more steps to tell shapes apart, hence the stem.
     """

@@ -126,9 +126,10 @@ def _measure_vision(command: str) -> None:
 def _measure_language(command: str, form: str) -> None:
     from vlmcourse.backbones.foundations import FOUNDATIONS
     from vlmcourse.backbones.language_model import load_language_model
-    from vlmcourse.foundations.gates import KIND_FAMILY, language_gates
+    from vlmcourse.foundations.gates import language_gates
     from vlmcourse.foundations.training import EXPERIMENTS
     from vlmcourse.records import Run, metric
+    from vlmcourse.world.language import KIND_FAMILY
 
     settings = {
         "form": form,

@@ -9,24 +9,6 @@ from vlmcourse.foundations.language import packed_logits
 from vlmcourse.foundations.text_rows import IGNORED, TextBatch, make_batch
 from vlmcourse.foundations.vision import sample_frame
 
-KIND_FAMILY = {
-    **dict.fromkeys(("colour", "shape", "size"), "appearance"),
-    "where": "place",
-    "count": "count",
-    "exists": "existence",
-    **dict.fromkeys(("does", "which"), "action"),
-    "number": "detail",
-    "direction": "direction",
-    **dict.fromkeys(("first", "last", "before", "after"), "order"),
-    **dict.fromkeys(("when", "at"), "when"),
-    "how_long": "how_long",
-    "events": "event_count",
-    **dict.fromkeys(("heard", "sound_when", "sound_first"), "sound"),
-    "called": "speech",
-    "recall": "recall",
-    "caption": "caption",
-}
-
 
 def exact_answers(model, batch: TextBatch) -> dict[str, list[bool]]:
     """Say for every question, by kind, whether greedy decoding gives exactly the answer.

@@ -30,7 +30,7 @@ from vlmcourse.parts.packing import packed_mask, packed_positions
 
 @dataclass(frozen=True)
 class LanguageSize:
-    """Sizes of the small language model (about 0.9 million parameters)."""
+    """Sizes of the small language model (0.8 million parameters)."""
 
     hidden_size: int = 128
     num_layers: int = 4
@@ -124,9 +124,8 @@ def packed_logits(
 class LanguageFoundation(L.LightningModule):
     """Training of the small language model; loss on answers, a little on descriptions.
 
-    The matrices of the layers train with Muon (it needed a third of AdamW's steps to bind words to
-    each other), everything else with AdamW. The learning rate is constant, then falls to a tenth
-    linearly.
+    The matrices of the layers train with Muon, everything else with AdamW. The learning rate is
+    constant, then falls to a tenth linearly.
     """
 
     def __init__(

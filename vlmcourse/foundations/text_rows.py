@@ -42,7 +42,7 @@ class TextBatch:
 
     bags `[B, L, BAG]` word ids (pad = `<pad>`), labels `[B, L]` (-100 ignored; already shifted: the
     label at a position is the next token), weights `[B, L]`, segments `[B, L]` (see parts/packing),
-    fused `[B, L]` bool, families: kind name per (row, segment).
+    fused `[B, L]` bool; kinds: the kind of each question of each row, in order.
     """
 
     bags: Tensor

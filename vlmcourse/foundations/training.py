@@ -64,7 +64,7 @@ def step_reached(out: Path) -> int:
     last = out / "last.ckpt"
     if not last.exists():
         return 0
-    return int(torch.load(last, map_location="cpu", weights_only=False)["global_step"])
+    return int(torch.load(last, map_location="cpu", weights_only=True)["global_step"])
 
 
 def export(name: str, module) -> Path:

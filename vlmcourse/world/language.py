@@ -280,11 +280,24 @@ def _said(story: Story) -> Iterator[Question]:
         yield Question(f"what is {name} called ?", line.name, "called", "speech")
 
 
-KINDS = (
-    *("colour", "shape", "size", "where", "count", "number", "exists", "does", "which"),
-    *("when", "at", "how_long", "direction", "events", "first", "last", "before", "after"),
-    *("recall", "heard", "sound_when", "sound_first", "called"),
-)
+KIND_FAMILY = {
+    **dict.fromkeys(("colour", "shape", "size"), "appearance"),
+    "where": "place",
+    "count": "count",
+    "number": "detail",
+    "exists": "existence",
+    **dict.fromkeys(("does", "which"), "action"),
+    **dict.fromkeys(("when", "at"), "when"),
+    "how_long": "how_long",
+    "direction": "direction",
+    "events": "event_count",
+    **dict.fromkeys(("first", "last", "before", "after"), "order"),
+    "recall": "recall",
+    **dict.fromkeys(("heard", "sound_when", "sound_first"), "sound"),
+    "called": "speech",
+}
+"""The family of every kind of question, in the order in which a story is asked."""
+KINDS = tuple(KIND_FAMILY)
 
 
 def balanced_questions(
