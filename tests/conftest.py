@@ -56,3 +56,47 @@ def tiny_video_chatgpt():
         return VideoChatGPT(config, llama, encoder, processor).eval()
 
     return build
+
+
+@pytest.fixture
+def tiny_video_llama():
+    """Builds a random miniature of Video-LLaMA in its world layout; arguments: its config."""
+    import torch
+
+    from vlmcourse.backbones.imagebind import ImageBindAudioConfig
+    from vlmcourse.backbones.language_model import LlamaSizes, build_llama
+    from vlmcourse.backbones.world_imagebind import (
+        WorldImageBindConfig,
+        WorldImageBindVisionConfig,
+        build_world_imagebind,
+    )
+    from vlmcourse.backbones.world_vision import WorldVisionEncoder
+    from vlmcourse.parts.qformer import QFormer, QFormerConfig
+    from vlmcourse.systems.video_llama import WORLD_CONFIG, VideoLlama, VideoLlamaProcessor
+
+    sizes = {
+        "num_image_queries": 3, "num_video_queries": 4, "num_audio_queries": 2, "image_width": 16,
+        "sound_width": 12, "qformer_width": 16, "qformer_heads": 2, "qformer_inner": 24,
+    }  # fmt: skip
+
+    def build(seed: int = 0, **settings):
+        torch.manual_seed(seed)
+        tokenizer = make_word_tokenizer()
+        config = replace(WORLD_CONFIG, **{**sizes, **settings})
+        llama = build_llama(LlamaSizes(len(tokenizer), 32, 48, 2, 4))
+        encoder = WorldVisionEncoder()
+        image_qformer = QFormer(QFormerConfig(16, 1, 2, 24, 96, 1, config.num_image_queries))
+        hearing = ImageBindAudioConfig(
+            patch_stride=16, hidden_size=8, num_layers=1, num_heads=2, out_width=12, drop_path=0.0
+        )
+        heads = WorldImageBindVisionConfig(out_width=12)
+        imagebind = build_world_imagebind(encoder, WorldImageBindConfig(hearing, heads))
+        processor = VideoLlamaProcessor(tokenizer, config)
+        model = VideoLlama(config, llama, encoder, processor, image_qformer, imagebind)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim > 1 and name.startswith(("language", "llama", "audio_llama")):
+                    parameter.normal_(0, 0.3)  # large enough for clear winners among the logits
+        return model.eval()
+
+    return build

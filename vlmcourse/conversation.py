@@ -106,11 +106,16 @@ class Special:
 
 @dataclass(frozen=True)
 class Places:
-    """A run of places for connector tokens of one kind, held by the token `placeholder`."""
+    """A run of places for connector tokens of one kind, held by the token `placeholder`.
+
+    `keeps_blanks`: white space beside it stays, whatever the tokenizer does beside this token. So
+    it is where the official code cuts the text itself and tokenises the parts alone.
+    """
 
     kind: int
     count: int
     placeholder: str
+    keeps_blanks: bool = False
 
 
 Piece = Text | Special | Places
@@ -128,6 +133,9 @@ class Template:
         answer_lead: text that belongs to the answer's first token (the blank after a colon).
         after_answer: closes an answer and is trained with it.
         media_first: put the media of the first turn in front of `before_user`, not at its marker.
+        before_later_user: stands for `before_user` from the second turn on; None: the same.
+        end: closes a conversation that ends with an answer.
+        answer_alone: tokenise an answer on its own, not together with the text in front of it.
     """
 
     name: str
@@ -138,6 +146,9 @@ class Template:
     answer_lead: str
     after_answer: tuple[Piece, ...]
     media_first: bool = False
+    before_later_user: tuple[Piece, ...] | None = None
+    end: tuple[Piece, ...] = ()
+    answer_alone: bool = False
 
 
 Expand = Callable[[str], Sequence[Piece]]
@@ -152,7 +163,8 @@ def lay_out(conversation: Conversation, template: Template, expand: Expand) -> l
     pieces = list(template.start)
     for index, turn in enumerate(conversation.turns):
         if turn.role == "assistant":
-            pieces.append(Text(template.answer_lead + turn.text, trained=True))
+            text = template.answer_lead + turn.text
+            pieces.append(Text(text, trained=True, joined=not template.answer_alone))
             pieces.extend(template.after_answer)
             continue
         body = _split_markers(turn.text, expand)
@@ -160,10 +172,13 @@ def lay_out(conversation: Conversation, template: Template, expand: Expand) -> l
             pieces.extend(p for p, from_media in body if from_media)
             words = "".join(p.text for p, from_media in body if not from_media).strip()
             body = [(Text(words), False)]
-        pieces.extend(template.before_user)
+        later = index > 0 and template.before_later_user is not None
+        pieces.extend(template.before_later_user if later else template.before_user)
         pieces.extend(p for p, _ in body)
         pieces.extend(template.after_user)
         pieces.extend(template.before_answer)
+    if conversation.turns[-1].role == "assistant":
+        pieces.extend(template.end)
     return pieces
 
 
@@ -282,8 +297,9 @@ def _tokenise_text(
 def _strips(side: Sequence[Piece], tokenizer: Tokenizer) -> bool:
     if not side or isinstance(side[0], Text):
         return False
-    token = side[0].token if isinstance(side[0], Special) else side[0].placeholder
-    return tokenizer.strips_beside(token)
+    if isinstance(side[0], Places):
+        return not side[0].keeps_blanks and tokenizer.strips_beside(side[0].placeholder)
+    return tokenizer.strips_beside(side[0].token)
 
 
 def pack(rows: Sequence[TokenRow]) -> TokenRow:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlmcourse import systems
 from vlmcourse.errors import UserError
@@ -21,6 +22,7 @@ class TrainedSystem:
         stage: name of the stage that ended the training.
         seed: of that training, None if the file does not tell.
         settings_hash: of everything that decided the weights.
+        options: settings of the system that differ from its preset's (`systems.build`).
     """
 
     model: VideoLanguageModel
@@ -28,6 +30,7 @@ class TrainedSystem:
     stage: str
     seed: int | None
     settings_hash: str
+    options: dict[str, Any]
 
 
 def weights_folder(system: str, path: str | Path | None = None) -> Path:
@@ -71,7 +74,8 @@ def load_trained_system(
     device: str = "cpu",
     foundations: str | Path | None = None,
 ) -> TrainedSystem:
-    """Build a system at the world's size and put its trained tensors into it.
+    """Build a system at the world's size, with the options it was trained with, and put its trained
+    tensors into it.
 
     Args:
         system: a key of `systems.CONSTRUCTORS`.
@@ -82,11 +86,18 @@ def load_trained_system(
     Raises:
         UserError: missing or misfitting files.
     """
-    model = systems.build(system, "world", device, foundations)
+    if system not in systems.CONSTRUCTORS:
+        known = ", ".join(systems.CONSTRUCTORS)
+        raise UserError(f"unknown system {system!r}. Known: {known}")
     folder = weights_folder(system, path)
-    about = load_weights(model, folder)
-    seed = about.settings.get("model", {}).get("seed")
-    return TrainedSystem(model.eval(), folder, about.name, seed, about.settings_hash)
+    about = read_stage(folder)
+    told = about.settings.get("model", {})
+    options = told.get("options") or {}
+    model = systems.build(system, "world", device, foundations, **options)
+    model.tell_trained(load_weights(model, folder).tensors)
+    return TrainedSystem(
+        model.eval(), folder, about.name, told.get("seed"), about.settings_hash, options
+    )
 
 
 def quiet_libraries() -> None:

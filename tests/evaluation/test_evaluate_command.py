@@ -30,6 +30,9 @@ def test_the_record_holds_all_conditions_seeds_and_intervals(command, world, tmp
     assert len(system["values"]) == 3
     assert system["low"] < system["mean"] < system["high"]
     assert system["n"] == 3 * record["metrics"]["blind/all"]["n"]
+    assert record["settings"]["given"] == ["pictures"]
+    assert record["metrics"]["system/hallucination/false_yes"]["n"] > 0
+    assert not [name for name in record["metrics"] if "/second/" in name], "it does not hear"
     assert "A look only (runs: 3, clips: 8)" in record["note"]
     assert str(path.parent) not in path.read_text()
     out = capsys.readouterr().out
@@ -55,6 +58,8 @@ def test_controls_can_be_chosen(command, tmp_path):
         ("--system", "video_chatgtp", "unknown system 'video_chatgtp'"),
         ("--permutations", "0", "must be at least 1"),
         ("--device", "tpu", "unknown device 'tpu'"),
+        ("--given", "sounds", "no stream 'sounds' here; it has pictures"),
+        ("--controls", "other_sound", "takes nothing from a system given pictures"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(command, tmp_path, option, value, complaint, capsys):

@@ -6,8 +6,12 @@ import torch
 from torch.testing import assert_close
 
 from vlmcourse.conversation import TEXT
+from vlmcourse.errors import UserError
 from vlmcourse.evaluation import probes
+from vlmcourse.evaluation.conditions import TRAINED, chosen_conditions
+from vlmcourse.evaluation.rows import blind_rows, rows_without_places, told_rows
 from vlmcourse.systems.batch import collate
+from vlmcourse.systems.processor import Given
 from vlmcourse.trained import load_trained_system
 from vlmcourse.world.dataset import load_split
 from vlmcourse.world.language import Question, event_list, storyboard
@@ -44,7 +48,7 @@ def test_teacher_forcing_says_what_generation_says(model, asked):
     said = probes.generated_answers(model, asked)
     truly = [a == q.answer for x, y in zip(said, asked.asked) for a, q in zip(x, y, strict=True)]
     rows = probes.video_rows(model, asked, asked.clips)
-    decided = probes.exact_answers(model, rows, asked.clips, asked.features)
+    decided = probes.exact_answers(model, rows, asked.clips, asked.streams)
     assert decided.tolist() == truly
     assert 0.2 < np.mean(truly) < 0.9, "the sample holds both right and wrong answers"
 
@@ -56,25 +60,25 @@ def test_only_the_whole_answer_counts(model, asked):
     text, answer = asked.asked[clip][number].text, said[clip][number]
     tries = [answer, answer.split()[0], f"{answer} {answer.split()[0]}"]
     questions = [Question(text, truth, "first", "order") for truth in tries]
-    clips, features = [asked.clips[clip]], [asked.features[clip]]
-    one = probes.Probes(["x"], [asked.stories[clip]], [questions], clips, features)
-    decided = probes.exact_answers(model, probes.video_rows(model, one, clips), clips, features)
+    clips, streams = [asked.clips[clip]], [asked.streams[clip]]
+    one = probes.Probes(["x"], [asked.stories[clip]], [questions], clips, streams)
+    decided = probes.exact_answers(model, probes.video_rows(model, one, clips), clips, streams)
     assert decided.tolist() == [True, False, False]
 
 
 def test_rows_of_different_lengths_are_judged_by_their_own_questions(model, asked):
     rows = probes.video_rows(model, asked, asked.clips)
-    together = probes.exact_answers(model, rows, asked.clips, asked.features)
+    together = probes.exact_answers(model, rows, asked.clips, asked.streams)
     one_by_one = [
         probes.exact_answers(model, [row], [clip], [features])
-        for row, clip, features in zip(rows, asked.clips, asked.features)
+        for row, clip, features in zip(rows, asked.clips, asked.streams)
     ]
     assert together.tolist() == np.concatenate(one_by_one).tolist()
     assert len(together) == len(asked.questions) == len(asked.clip_of)
 
 
 def test_blind_rows_hold_nothing_of_the_clip(model, asked):
-    for row, questions in zip(probes.blind_rows(model, asked), asked.asked):
+    for row, questions in zip(blind_rows(model, asked), asked.asked):
         assert set(row.kinds) == {TEXT}
         first = questions[0]
         text = words(model, row)
@@ -84,14 +88,14 @@ def test_blind_rows_hold_nothing_of_the_clip(model, asked):
 
 
 def test_without_video_only_its_marks_are_left(model, asked):
-    text = words(model, probes.rows_without_places(model, asked)[0])
+    text = words(model, rows_without_places(model, asked)[0])
     assert text.startswith("<s> <vid_start> <vid_end> USER: ")
     assert "<vid_patch>" not in text
 
 
 @pytest.mark.parametrize("tell", [event_list, storyboard])
 def test_told_rows_hold_the_truth_once(model, asked, tell):
-    row, story = probes.told_rows(model, asked, tell)[0], asked.stories[0]
+    row, story = told_rows(model, asked, tell)[0], asked.stories[0]
     told = heard(model, tell(story))
     assert words(model, row).startswith(f"<s> {told} USER: ")
     assert words(model, row).count(told) == 1
@@ -100,13 +104,13 @@ def test_told_rows_hold_the_truth_once(model, asked, tell):
 
 def test_text_rows_packed_or_not_give_the_same_loss(model, asked):
     few = probes.Probes(
-        asked.ids[:1], asked.stories[:1], [asked.asked[0][:4]], asked.clips[:1], asked.features[:1]
+        asked.ids[:1], asked.stories[:1], [asked.asked[0][:4]], asked.clips[:1], asked.streams[:1]
     )
-    packed = probes.told_rows(model, few, event_list)
+    packed = told_rows(model, few, event_list)
     apart = []
     for q in few.asked[0]:
-        alone = probes.Probes(few.ids, few.stories, [[q]], few.clips, few.features)
-        apart += probes.told_rows(model, alone, event_list)
+        alone = probes.Probes(few.ids, few.stories, [[q]], few.clips, few.streams)
+        apart += told_rows(model, alone, event_list)
     with torch.no_grad():
         one = model(collate(packed, 0)).token_loss
         each = torch.cat([model(collate([row], 0)).token_loss for row in apart])
@@ -114,21 +118,39 @@ def test_text_rows_packed_or_not_give_the_same_loss(model, asked):
 
 
 def test_what_the_controls_show(asked):
-    clips, frames = probes.shown(asked, "one_frame")
-    for shown, true in zip(frames, asked.features):
-        middle = true[len(true) // 2]
-        assert all(torch.equal(frame, middle) for frame in shown)
-        assert shown.shape == true.shape
+    true = [one["pictures"] for one in asked.streams]
+    for shown, frames in zip(probes.shown(asked, "one_frame")[1], true):
+        middle = frames[len(frames) // 2]
+        assert all(torch.equal(frame, middle) for frame in shown["pictures"])
+        assert shown["pictures"].shape == frames.shape
     for seed in range(5):
-        for shown, true in zip(probes.shown(asked, "shuffled", seed)[1], asked.features):
-            assert not torch.equal(shown, true)
-            assert sorted(shown.sum((1, 2)).tolist()) == sorted(true.sum((1, 2)).tolist())
-    clips, frames = probes.shown(asked, "other_clip")
-    assert all(a is not b for a, b in zip(frames, asked.features))
+        for shown, frames in zip(probes.shown(asked, "shuffled", seed)[1], true):
+            found = shown["pictures"]
+            assert not torch.equal(found, frames)
+            assert sorted(found.sum((1, 2)).tolist()) == sorted(frames.sum((1, 2)).tolist())
+    clips, streams = probes.shown(asked, "other_clip")
+    assert all(a is not b for a, b in zip(streams, asked.streams))
     assert all(a is not b for a, b in zip(clips, asked.clips))
-    assert {id(f) for f in frames} == {id(f) for f in asked.features}
+    assert {id(one) for one in streams} == {id(one) for one in asked.streams}
     with pytest.raises(ValueError, match="shows no frames"):
         probes.shown(asked, "blind")
+
+
+def test_features_of_pictures_may_stand_without_a_name(model, asked):
+    """As a notebook makes them: tensors instead of streams by name."""
+    bare = [one["pictures"] for one in asked.streams]
+    again = probes.Probes(asked.ids, asked.stories, asked.asked, asked.clips, bare)
+    assert all(a.keys() == b.keys() for a, b in zip(again.streams, asked.streams))
+    rows = probes.video_rows(model, asked, asked.clips)
+    named = probes.exact_answers(model, rows, asked.clips, asked.streams)
+    assert probes.exact_answers(model, rows, asked.clips, bare).tolist() == named.tolist()
+
+
+def test_a_stream_that_there_is_not_is_refused(world, model, tmp_path):
+    split = load_split(world / "test")
+    ask = (split, model, "video_chatgpt", tmp_path, 1, False, Given(None, "sounds"))
+    with pytest.raises(UserError, match="no stream 'sounds' here; it has pictures"):
+        probes.load_probes(*ask)
 
 
 def test_orders_are_wrong_and_repeatable():
@@ -161,9 +183,10 @@ def test_conditions_that_no_trained_weight_touches_are_asked_once(runs, foundati
     models = [
         load_trained_system("video_chatgpt", run, foundations=foundations).model for run in runs
     ]
-    found = probes.ask_all(models, asked, probes.CONDITIONS, asked.questions, permutations=2)
+    conditions = chosen_conditions(None, asked.given)
+    found = probes.ask_all(models, asked, conditions, asked.questions, permutations=2).right
     assert {name: len(right) for name, right in found.items()} == {
-        name: 3 if name in probes.TRAINED else 1 for name in probes.CONDITIONS
+        name: 3 if name in TRAINED else 1 for name in conditions
     }
     assert all(right.shape[1] == len(asked.questions) for right in found.values())
     assert set(np.unique(found["shuffled"])) <= {0.0, 0.5, 1.0}

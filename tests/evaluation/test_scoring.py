@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vlmcourse.evaluation import scoring
-from vlmcourse.evaluation.scoring import Bootstrap
+from vlmcourse.evaluation.conditions import EARS, EYES
+from vlmcourse.evaluation.scoring import Bootstrap, Judgement
 from vlmcourse.record_form import validate_metric
 from vlmcourse.world.language import FAMILIES, Question
 
@@ -124,9 +125,68 @@ def test_scores_by_family_kind_and_evidence():
 
 def test_what_is_beaten_and_what_leaks():
     asked, clip_of = questions(100)
-    assert scoring.judgement(scoring.score(answers(100), asked, clip_of)) == (["appearance"], [])
+    metrics = scoring.score(answers(100), asked, clip_of)
+    assert scoring.judgement(metrics) == Judgement(["appearance"])
     hears = scoring.score(answers(100, sound=0.9), asked, clip_of)
-    assert scoring.judgement(hears) == (["appearance"], ["sound"])
+    assert scoring.judgement(hears, EYES) == Judgement(["appearance"], leaks=["sound"])
+    assert scoring.judgement(hears, EYES | EARS) == Judgement(["appearance", "sound"])
+    assert scoring.judgement(hears, EARS) == Judgement(["sound"], leaks=["appearance"])
+
+
+def gains(**low):
+    """Metrics in which the system's gains over conditions in one family have these lower ends."""
+    made = {"n": 9, "mean": 0.5, "low": 0.1, "high": 0.9, "unit": "share"}
+    return {f"gain_over_{name}/picture_sound": made | {"low": value} for name, value in low.items()}
+
+
+def test_a_question_of_two_senses_is_beaten_only_with_both():
+    both = gains(blind=0.3, picture_only=0.1, sound_only=0.1, other_sound=0.1)
+    assert scoring.judgement(both, EYES | EARS).beaten == ["picture_sound"]
+    one = gains(blind=0.3, picture_only=-0.1, sound_only=0.2)
+    assert scoring.judgement(one, EYES | EARS) == Judgement(), "what is heard adds nothing"
+    assert scoring.judgement(gains(blind=0.3), EYES) == Judgement(partly=["picture_sound"])
+    assert scoring.judgement(gains(blind=0.3), frozenset()) == Judgement(leaks=["picture_sound"])
+
+
+def test_differences_draw_the_same_clips_for_both():
+    """Two variants that fail on the same clips: the difference is known better than either."""
+    rng = np.random.default_rng(4)
+    hard = rng.random(200) < 0.5
+    a = np.repeat(np.where(hard, 0.1, 0.9)[None], 3, axis=0)
+    b, chosen = a - 0.05, np.ones(200, dtype=bool)
+    boots = Bootstrap(np.arange(200))
+    made, alone = boots.difference(a, b, chosen, False), boots.metric(a, chosen)
+    assert made["mean"] == pytest.approx(0.05)
+    assert made["high"] - made["low"] < 0.01 < alone["high"] - alone["low"]
+    validate_metric("x", made, pytest.fail)
+
+
+def test_runs_are_drawn_apart_unless_they_are_the_same():
+    level = np.array([0.3, 0.5, 0.7])[:, None]
+    a, chosen = np.repeat(level, 90, axis=1), np.ones(90, dtype=bool)
+    a[:, ::2] += 0.1
+    boots = Bootstrap(np.arange(90))
+    paired, apart = (boots.difference(a, a - 0.1, chosen, paired) for paired in (True, False))
+    assert paired["mean"] == apart["mean"] == pytest.approx(0.1)
+    assert paired["high"] - paired["low"] < 0.1 < apart["high"] - apart["low"]
+    spread = np.var([0.3, 0.5, 0.7], ddof=1) / 3
+    draws = boots.means(a, chosen) - boots.means(a - 0.1, chosen, stream=2)
+    assert draws.var() == pytest.approx(2 * spread, rel=0.1)
+    other = boots.difference(a, a[:2], chosen, False)
+    assert other["n"] == 180
+    assert boots.difference(a, a, ~chosen, False)["mean"] is None
+
+
+def test_a_difference_that_never_varies_claims_no_certainty():
+    boots, chosen = Bootstrap(np.arange(30)), np.ones(30, dtype=bool)
+    mixed = np.tile([0.0, 1.0], (3, 15))
+    for paired in (True, False):
+        made = boots.difference(np.ones((3, 30)), np.zeros((3, 30)), chosen, paired)
+        assert made["mean"] == 1.0
+        assert made["low"] == pytest.approx(0.887, abs=0.01)
+        level = boots.difference(mixed, mixed, chosen, paired)
+        assert level["low"] == pytest.approx(-level["high"])
+        assert level["high"] == pytest.approx(0.113, abs=0.01)
 
 
 def test_the_table_shows_families_that_are_asked_with_their_evidence():
@@ -154,3 +214,29 @@ def test_bars_come_from_the_record():
     assert list(table["blind"]) == ["appearance", "order", "sound"]
     assert chance["sound"] == record["metrics"]["best_constant/sound"]["mean"]
     figures.accuracy_bars(table, chance)
+
+
+def test_variants_come_from_their_records():
+    from vlmcourse import figures
+
+    asked, clip_of = questions()
+    records = {
+        f"{n} queries": {"metrics": scoring.score(answers(sound=n / 40), asked, clip_of)}
+        for n in (4, 32)
+    }
+    table, chance = scoring.variant_values(records, tuple(FAMILIES))
+    assert list(table["4 queries"]) == ["appearance", "order", "sound"]
+    for label, record in records.items():
+        assert table[label]["sound"] == record["metrics"]["system/sound"]
+    assert chance["sound"] == records["4 queries"]["metrics"]["best_constant/sound"]["mean"]
+    figures.accuracy_by_variant(table, chance=chance)
+
+
+def test_seconds_come_in_order():
+    asked, clip_of = questions()
+    seconds = np.where(np.arange(len(asked)) % 3 == 2, np.repeat(np.arange(40) % 12, 3), -1)
+    found = scoring.score(answers(), asked, clip_of, seconds=seconds)
+    by_second = scoring.second_values({"metrics": found}, "heard")
+    assert list(by_second) == [f"{second} s" for second in range(12)]
+    assert sum(value["n"] for value in by_second.values()) == 120
+    assert scoring.second_values({"metrics": found}, "sound_when") == {}

@@ -241,6 +241,66 @@ def test_many_families_and_systems_fit():
     assert len(png_bytes(figures.accuracy_bars(table))) < LIMIT
 
 
+@pytest.mark.parametrize("families", [3, 14])
+def test_title_and_legend_of_bars_never_meet(families):
+    table = {
+        f"a system's name {i}": dict.fromkeys(map(str, range(families)), 0.5) for i in range(4)
+    }
+    figure = figures.accuracy_bars(table, title="Exact answers, 95 % intervals, three seeds")
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+    titles = [t for t in figure.findobj(mpl.text.Text) if t.get_text().startswith("Exact")]
+    assert len(titles) == 1
+    assert not titles[0].get_window_extent().overlaps(legend.get_window_extent())
+
+
+def made_up_stages():
+    falling = np.linspace(3, 1, 60)
+    return {
+        "1: captions": {"pictures": falling, "sound": (np.arange(0, 120, 2), falling / 2)},
+        "2: questions": {"sound": falling[:20]},
+    }
+
+
+def test_stages_stand_side_by_side_on_one_scale():
+    figure = figures.training_curves_by_stage(
+        made_up_stages(), {"2: questions": (0.9, "blind")}, smoothing=0, title="T"
+    )
+    first, second = figure.axes
+    assert first.get_ylim() == second.get_ylim()
+    steps, losses = first.get_lines()[1].get_data()
+    assert (steps[-1], losses[-1]) == (118, 0.5)
+    assert first.get_position().width > second.get_position().width
+    line = next(one for one in second.get_lines() if len(one.get_xdata()) == 20)
+    assert line.get_color() == first.get_lines()[1].get_color(), "a label keeps its colour"
+    assert {"1: captions", "2: questions", "pictures", "sound", "blind", "T"} <= set(texts(figure))
+    assert len(png_bytes(figure)) < LIMIT
+    with pytest.raises(ValueError, match="at least one curve"):
+        figures.training_curves_by_stage({"1": {}})
+
+
+def test_variants_have_a_panel_a_family_and_a_bar_each():
+    table = {
+        f"{n} queries": {"order": {"mean": n / 40, "low": n / 50, "high": n / 35}, "when": 0.4}
+        for n in (4, 8, 16, 32)
+    }
+    figure = figures.accuracy_by_variant(table, chance={"order": 0.25}, title="T")
+    order, when = figure.axes
+    assert [bar.get_width() for bar in order.patches] == pytest.approx([10, 20, 40, 80])
+    tops = [bar.get_y() for bar in order.patches]
+    assert tops == sorted(tops, reverse=True), "the first variant stands on top"
+    segments = order.collections[0].get_segments()
+    assert sorted(segments[3][:, 0]) == pytest.approx([64, 3200 / 35])
+    assert [t.get_text() for t in order.get_yticklabels()] == list(table)
+    dashed = [line for line in order.get_lines() if line.get_linestyle() == "--"]
+    assert dashed[0].get_xdata()[0] == 25
+    assert not [line for line in when.get_lines() if line.get_linestyle() == "--"]
+    assert len(png_bytes(figure)) < LIMIT
+    with pytest.raises(ValueError, match="at least one variant"):
+        figures.accuracy_by_variant({})
+
+
 # ---- diagrams
 
 

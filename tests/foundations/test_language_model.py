@@ -1,5 +1,8 @@
 """The small language model: its tokenizer, its rows, its first layers, its recipe."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -16,14 +19,15 @@ from vlmcourse.foundations.text_rows import (
     PAD_ID,
     WORD_ID,
     collate,
+    description,
     ids,
     make_batch,
     make_row,
 )
 from vlmcourse.foundations.tokenizer import build_tokenizer
 from vlmcourse.parts.packing import PREFIX
-from vlmcourse.world.language import balanced_questions
-from vlmcourse.world.story import sample_story
+from vlmcourse.world.language import balanced_questions, storyboard
+from vlmcourse.world.story import SOUNDS, Sound, sample_story
 
 SMALL = LanguageSize(hidden_size=32, num_layers=2, num_heads=4, mlp_size=48)
 
@@ -77,17 +81,72 @@ def test_labels_are_the_next_words_of_answers():
 
 
 def test_fused_rows_say_the_same_as_the_storyboard():
-    import numpy as np
-
-    from vlmcourse.foundations.text_rows import description
-    from vlmcourse.world.language import storyboard
-
     story = sample_story(2)
     bags, fused = description(story, "fused", 0, np.random.default_rng(0))
     words = {i for bag in bags for i in bag}
     assert words - {WORD_ID["said"]} <= set(ids(storyboard(story)))
     assert {i for i in ids(storyboard(story)) if i != WORD_ID[","]} <= words | {WORD_ID["."]}
     assert any(fused)
+
+
+def _sound_slots(bags):
+    """Positions of the fused sounds, each as `(position, kind, second or None)`."""
+    kinds, numbers = ({WORD_ID[w]: w for w in words} for words in (SOUNDS, map(str, range(64))))
+    found = []
+    for position, bag in enumerate(bags):
+        kind = [kinds[i] for i in bag if i in kinds]
+        if kind:
+            second = [int(numbers[i]) for i in bag if i in numbers]
+            found.append((position, *kind, *(second or [None])))
+    return found
+
+
+def test_timed_sounds_stand_at_their_second_or_in_front_of_everything():
+    """As the branches of a system that hears stand: sound before the pictures or among them."""
+    story = replace(sample_story(2), sounds=(Sound(2, "drum"), Sound(5, "bell")))
+    placed = []
+    for seed in range(60):
+        bags, fused = description(story, "fused_timed", 10, np.random.default_rng(seed))
+        slots = _sound_slots(bags)
+        assert [slot[1:] for slot in slots] == [("drum", 12), ("bell", 15)]
+        assert all(fused[position] for position, *_ in slots)
+        first = [position for position, *_ in slots] == [0, 1]
+        placed.append(first)
+        if not first:
+            seconds = [
+                {int(w) for w in map(_word, bag) if w.isdigit()} for bag in bags[: slots[1][0]]
+            ]
+            assert not any(16 in told for told in seconds)
+            assert any(14 in told for told in seconds)
+    assert 0.15 < np.mean(placed) < 0.45
+
+
+def _word(index):
+    return next(word for word, i in WORD_ID.items() if i == index)
+
+
+def test_sounds_without_time_inside_stand_at_their_second_only():
+    story = replace(sample_story(2), sounds=(Sound(2, "drum"),))
+    for seed in range(30):
+        bags, _ = description(story, "fused", 0, np.random.default_rng(seed))
+        position, kind, second = _sound_slots(bags)[0]
+        assert (kind, second) == ("drum", None)
+        headers = [i for i, bag in enumerate(bags) if bag == [WORD_ID[":"]]]
+        assert headers[2] < position < headers[3]
+
+
+def test_what_is_heard_is_asked_and_captioned():
+    kinds, texts = set(), []
+    for seed in range(6):
+        batch = make_batch(seed, "fused_timed", rows=4, questions_per_row=40, captions=1.0)
+        kinds |= {kind for row in batch.kinds for kind in row}
+        texts += [" ".join(_word(int(i)) for i in row[:, 0]) for row in batch.bags]
+    assert {"seen_heard", "during", "sound_before", "sound_when", "caption"} <= kinds
+    captions = [t.split("what is heard ASSISTANT: ")[1] for t in texts if "what is heard" in t]
+    assert captions
+    for told in captions:
+        words = told.split(" </s>")[0].split(" ")
+        assert words == ["nothing"] or (words[0] in SOUNDS and words[1] == "at")
 
 
 def test_first_layer_starts_looking_back(small_model):

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from described_rows import described
 from torch.testing import assert_close
 
 from vlmcourse.backbones.clip import ClipConfig, ClipEncoder
 from vlmcourse.backbones.language_model import LlamaSizes, build_llama
 from vlmcourse.backbones.tokenizers import SentencePieceTokenizer
-from vlmcourse.conversation import IGNORED, TEXT, TokenRow, ask
+from vlmcourse.conversation import ask
 from vlmcourse.errors import UserError
 from vlmcourse.systems import build
 from vlmcourse.systems.batch import Media, collate, stack_media, video_features
@@ -131,21 +132,6 @@ def official_processor(style="slow"):
     tokenizer = SentencePieceTokenizer(MODEL, style)
     settings = VideoChatGPTConfig(num_frames=4, num_temporal=4, base_vocabulary=len(tokenizer))
     return VideoChatGPTProcessor(tokenizer, settings, num_patches=4)
-
-
-def described(row: TokenRow, name_of) -> str:
-    """One line a token: kind, whether it is trained, its name; runs of places are folded."""
-    lines, index = [], 0
-    while index < len(row):
-        end = index + 1
-        while row.kinds[index] != TEXT and end < len(row) and row.ids[end] == row.ids[index]:
-            end += 1
-        kind = ("text", "picture", "sound")[row.kinds[index]]
-        trained = "trained" if row.labels[index] != IGNORED else "-"
-        times = f" x {end - index}" if end > index + 1 else ""
-        lines.append(f"{index:4} {kind:8} {trained:8} {name_of(row.ids[index])!r}{times}")
-        index = end
-    return "\n".join(lines) + "\n"
 
 
 def snapshot_cases():

@@ -77,7 +77,11 @@ def build_tiny(tokenizer_folder):
 @pytest.fixture
 def tiny(monkeypatch, build_tiny):
     """The tiny system under the name "tiny"."""
-    monkeypatch.setitem(systems.CONSTRUCTORS, "tiny", lambda preset, device, folder: build_tiny())
+    monkeypatch.setitem(
+        systems.CONSTRUCTORS,
+        "tiny",
+        lambda preset, device, folder, **options: build_tiny(**options),
+    )
     return build_tiny
 
 
@@ -99,7 +103,9 @@ def stage_file(tmp_path, world, tiny):
         settings = {
             "model": {"system": "tiny", "preset": "world", "stage": stage},
             "data": {
-                "train": [{"json": str(world / "captions.json")}],
+                "train": [
+                    {"json": str(world / "captions.json"), "evidence": ["picture", "motion"]}
+                ],
                 "questions_per_video": 3,
                 "cache": str(tmp_path / "cache"),
                 **(data or {}),

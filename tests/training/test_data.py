@@ -3,13 +3,16 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vlmcourse.errors import UserError
 from vlmcourse.systems.stages import set_trainable
-from vlmcourse.training.data import Order, Source, VideoInstructionData
+from vlmcourse.training.data import Part, VideoInstructionData
+from vlmcourse.training.order import Order
+from vlmcourse.training.sources import Source
 
 
 @pytest.fixture
@@ -63,12 +66,14 @@ def test_a_batch_depends_on_seed_and_number_alone(prepared):
 def test_packed_and_unpacked_have_one_loss(prepared):
     """The same conversations, packed behind one video or each in its own row."""
     packed, single = prepared(questions_per_video=30), prepared(questions_per_video=1)
-    unit = packed.order.units(0, 1)[0]
-    samples = [packed.samples[i] for i in unit]
-    one_row = packed._batch([samples])
-    rows = single._batch([[sample] for sample in samples])
+    part = packed.parts[0]
+    unit = part.order.units(0, 1)[0]
+    one_row = packed._batch(part, 0, 0, count=1)
+    same_clip = [part.samples[i] for i in unit]
+    place = SimpleNamespace(units=lambda start, count: [[i] for i in range(len(same_clip))])
+    rows = single._batch(Part(same_clip, place, 1), 0, 0)
     assert one_row.ids.shape[0] == 1
-    assert rows.ids.shape[0] == len(samples) > 10
+    assert rows.ids.shape[0] == len(same_clip) > 10
     with torch.no_grad():
         a, b = packed.model(one_row), packed.model(rows)
     assert a.num_targets == b.num_targets
@@ -87,19 +92,19 @@ def test_cached_and_fresh_features_have_nearly_one_loss(prepared):
 def test_batch_size_counts_conversations(prepared):
     """Six clips with about 18 questions each: 36 conversations are two clips a step."""
     data = prepared(batch_size=36, questions_per_video=30)
-    assert data.units_per_batch == 2
+    assert data.parts[0].units_per_batch == 2
     assert data.steps_per_epoch() == 3
     halves = prepared(batch_size=36, questions_per_video=30, accumulate=2)
-    assert halves.units_per_batch == 1
+    assert halves.parts[0].units_per_batch == 1
     assert halves.steps_per_epoch() == 3
-    assert prepared(batch_size=36).units_per_batch == 36
+    assert prepared(batch_size=36).parts[0].units_per_batch == 36
 
 
 def test_evidence_and_limit_choose_samples(prepared, world):
     chosen = Source(world / "conversations.json", evidence=("sound",), limit=2)
     data = prepared(source=chosen)
-    assert {sample.evidence for sample in data.samples} == {"sound"}
-    assert len({sample.video for sample in data.samples}) == 2
+    assert {sample.evidence for sample in data.parts[0].samples} == {"sound"}
+    assert len({sample.video for sample in data.parts[0].samples}) == 2
     with pytest.raises(UserError, match="no conversation is left"):
         Source(world / "conversations.json", evidence=("smell",)).samples()
 
@@ -117,13 +122,14 @@ def test_an_unreadable_video_leaves_training_and_is_listed(
     (tmp_path / "own.json").write_text(json.dumps(entries), encoding="utf-8")
     cached = prepared(source=Source(tmp_path / "own.json"))
     assert list(cached.unreadable) == [bad]
-    assert len(cached.samples) == 3
+    assert len(cached.parts[0].samples) == 3
     fresh = prepared(source=Source(tmp_path / "own.json"), cache=None, batch_size=4)
     assert fresh.batch(0).ids.shape[0] == 3
     assert list(fresh.unreadable) == [bad]
     assert caplog.text.count("left out of training") == 1
     alone = prepared(source=Source(tmp_path / "own.json"), cache=None, batch_size=1)
-    place = [alone.samples[unit[0]].video for unit in alone.order.units(0, 4)].index(bad)
+    part = alone.parts[0]
+    place = [part.samples[unit[0]].video for unit in part.order.units(0, 4)].index(bad)
     with pytest.raises(UserError, match=r"none of the videos of a batch can be read: bad\.mp4"):
         alone.batch(place)
 

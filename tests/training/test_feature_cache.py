@@ -28,8 +28,10 @@ def cache(model, clips, root, **more):
 def test_cached_features_are_those_of_watching(model, clips, tmp_path):
     found = cache(model, clips, tmp_path)
     assert len(found) == found.computed == 6
-    clip, features = found.load(clips[3])
+    clip, streams = found.load(clips[3])
     watched = model.watch(clips[3])
+    assert tuple(streams) == found.streams(clips[3]) == ("pictures",)
+    features = streams["pictures"]
     assert features.dtype == torch.float16
     torch.testing.assert_close(features.float(), watched.pictures.features[0], atol=2e-3, rtol=1e-3)
     assert torch.equal(clip.times_s, watched.clip.times_s)
@@ -42,7 +44,7 @@ def test_a_second_call_computes_nothing(model, clips, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "encode_frames", None)
     again = cache(model, clips[:4], tmp_path)
     assert again.computed == 0
-    assert again.load(clips[0])[1].shape == (4, 64, 32)
+    assert again.load(clips[0])[1]["pictures"].shape == (4, 64, 32)
 
 
 def test_only_what_is_new_is_computed(model, clips, tmp_path):
@@ -67,7 +69,7 @@ def test_a_killed_run_goes_on_behind_the_last_shard(model, clips, tmp_path, monk
     assert resumed.computed == 4  # one shard of two clips was whole
     whole = cache(model, clips, tmp_path / "other")
     for clip in clips:
-        assert torch.equal(resumed.load(clip)[1], whole.load(clip)[1])
+        assert torch.equal(resumed.load(clip)[1]["pictures"], whole.load(clip)[1]["pictures"])
     assert not list(tmp_path.glob("*/*.part"))
 
 
@@ -105,11 +107,11 @@ def test_nothing_readable_is_an_error(model, tmp_path):
 def test_a_file_that_changes_is_computed_anew(model, clips, tmp_path):
     path = tmp_path / "clip.mp4"
     shutil.copy(clips[0], path)
-    before = cache(model, [path], tmp_path).load(path)[1]
+    before = cache(model, [path], tmp_path).load(path)[1]["pictures"]
     shutil.copy(clips[1], path)
     after = cache(model, [path], tmp_path)
     assert after.computed == 1
-    assert not torch.equal(after.load(path)[1], before)
+    assert not torch.equal(after.load(path)[1]["pictures"], before)
 
 
 def test_another_encoder_or_frame_rule_finds_another_folder(model, build_tiny):

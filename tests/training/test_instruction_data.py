@@ -97,12 +97,17 @@ def test_a_leading_answer_is_dropped(tmp_path, videos):
 
 MALFORMED = {
     "no object": ("hello", "a text instead of an object"),
-    "neither shape": ({"id": "x", "video": "a.mp4"}, "neither 'conversations' nor"),
+    "no known shape": ({"id": "x", "video": "a.mp4"}, "neither 'conversations' nor"),
     "no video": ({"conversations": talk("Q", "A")["conversations"]}, "'video' is missing"),
-    "a picture": (
-        {"image": "a.png", "conversations": talk("Q", "A")["conversations"]},
-        "about a picture",
+    "image no text": (
+        {"image": 3, "conversations": talk("Q", "A")["conversations"]},
+        "'image' is a number",
     ),
+    "QA no list": ({"video": "a.mp4", "QA": {}}, "'QA' is no list of rounds"),
+    "round no object": ({"video": "a.mp4", "QA": ["Q"]}, "round 0 is a text"),
+    "round without answer": ({"video": "a.mp4", "QA": [{"q": "Q"}]}, "'a' of round 0 is missing"),
+    "empty caption": ({"image_id": "1", "caption": " "}, "'caption' is empty"),
+    "caption of nothing": ({"caption": "a"}, "'video' is missing"),
     "video no text": (talk("Q", "A", video=3), "'video' is a number, not a text"),
     "no turns": (talk(), "no list of turns"),
     "turn no object": ({"video": "a.mp4", "conversations": ["Q"]}, "turn 0 is a text"),

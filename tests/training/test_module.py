@@ -55,7 +55,7 @@ def test_seeds_decide_first_values_of_what_is_new(tiny):
 
 
 def test_fresh_forgets_what_official_files_brought(monkeypatch, build_tiny):
-    def trained(preset, device, folder):
+    def trained(preset, device, folder, **options):
         model = build_tiny()
         torch.nn.init.zeros_(model.projector.weight)
         return model

@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from vlmcourse.errors import UserError
+from vlmcourse.systems import video_llama_stages
+from vlmcourse.systems.processor import Given
 from vlmcourse.systems.video_chatgpt import PAPER_STAGES, WORLD_STAGES
 from vlmcourse.training import cli
 from vlmcourse.training.settings import (
@@ -71,7 +73,7 @@ def test_an_unknown_key_of_a_source_is_named(stage_file):
         ("--trainer.max_steps=3", "trainer.max_steps is not for a stage file"),
         ("--model.stage.steps=many", "model.stage.steps"),
         ("--model.stage.steps=null", "either steps or epochs"),
-        ("--model.stage.schedule=cosin", "known: cosine, linear, constant"),
+        ("--model.stage.schedule=cosin", "known: cosine, cosine_from_start, linear, constant"),
         ("--model.system=no_such", "unknown system 'no_such'"),
     ],
 )
@@ -99,10 +101,19 @@ def test_overrides_as_a_dictionary():
 # ---------------------------------------------------------------- the files of this repository
 
 
-@pytest.mark.parametrize(("preset", "stages"), [("world", WORLD_STAGES), ("paper", PAPER_STAGES)])
-def test_stage_files_say_what_the_system_says(preset, stages):
+@pytest.mark.parametrize(
+    ("system", "recipe", "stages"),
+    [
+        ("video_chatgpt", "world", WORLD_STAGES),
+        ("video_chatgpt", "paper", PAPER_STAGES),
+        ("video_llama", "world", video_llama_stages.WORLD_STAGES),
+        ("video_llama", "heard", video_llama_stages.HEARD_STAGES),
+        ("video_llama", "paper", video_llama_stages.PAPER_STAGES),
+    ],
+)
+def test_stage_files_say_what_the_system_says(system, recipe, stages):
     """What trains, in which order, and every number."""
-    files = stage_files("video_chatgpt", preset)
+    files = stage_files(system, recipe)
     assert [stage_of(path) for path in files] == [stage.name for stage in stages]
     for path, stage in zip(files, stages, strict=True):
         read = StageSettings([f"--config={path}"]).config.model.stage
@@ -182,3 +193,17 @@ def test_any_recipe_trains(tmp_path):
     path.write_text(yaml.safe_dump(recipe))
     with pytest.raises(SettingsError, match="warmup_stepz"):
         cli.fit(["--config", str(path)])
+
+
+def test_what_is_given_and_options_are_settings(stage_file):
+    given = {"pictures": None, "sounds": "sounds"}
+    config = stage_file(data={"given": given})
+    options = ["--model.options.spatial_grid=4", "--data.given.sounds=sound_pictures"]
+    settings = StageSettings([f"--config={config}", *options])
+    assert settings.plain()["data"]["given"] == {**given, "sounds": "sound_pictures"}
+    assert settings.plain()["model"]["options"] == {"spatial_grid": 4}
+    module, data = settings.model_and_data()
+    assert module.model.config.spatial_grid == 4
+    assert data.given == Given(None, "sound_pictures")
+    with pytest.raises(SettingsError, match=r"Did you mean data\.given\.sounds"):
+        StageSettings([f"--config={config}", "--data.given.sound=sounds"])

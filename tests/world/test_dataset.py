@@ -211,6 +211,20 @@ def test_other_settings_are_refused_by_name_and_remade_with_force(tmp_path):
     assert verify_split(made.folder) == {}
 
 
+def test_a_split_made_before_a_setting_existed_counts_as_made_with_its_default(tmp_path):
+    first = make(tmp_path, count=3)
+    path = first.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["settings"]["story"]["live_sound"]
+    path.write_text(json.dumps(manifest))
+    before = written(first.folder)
+    make(tmp_path, count=3)
+    assert written(first.folder) == before
+    live = replace(SMALL, story=replace(SMALL.story, live_sound=True))
+    with pytest.raises(UserError, match=r"story\.live_sound False -> True.*another --root"):
+        make(tmp_path, count=3, settings=live)
+
+
 def test_count_grows_by_adding_and_shrinks_only_with_force(tmp_path):
     few = make(tmp_path, count=4)
     before = written(few.folder)
@@ -228,10 +242,10 @@ def test_a_changed_look_remakes_clips_and_changed_words_only_words(tmp_path, mon
     first = make(tmp_path, count=3)
     before = written(first.folder)
     now = dataset._made_by()
-    monkeypatch.setattr(dataset, "_made_by", lambda: now | {"words_made_by": "new"})
+    monkeypatch.setattr(dataset, "_made_by", lambda live: now | {"words_made_by": "new"})
     make(tmp_path, count=3)
     assert written(first.folder) == before
-    monkeypatch.setattr(dataset, "_made_by", lambda: now | {"clips_made_by": "new"})
+    monkeypatch.setattr(dataset, "_made_by", lambda live: now | {"clips_made_by": "new"})
     make(tmp_path, count=3)
     assert all(written(first.folder)[name] != before[name] for name in before)
 
@@ -239,6 +253,7 @@ def test_a_changed_look_remakes_clips_and_changed_words_only_words(tmp_path, mon
 def test_the_fingerprint_follows_look_sound_and_words(monkeypatch):
     now = dataset._made_by()
     assert dataset._made_by() == now
+    assert dataset._made_by(live_sound=True)["clips_made_by"] != now["clips_made_by"]
     monkeypatch.setattr(dataset, "render_sound", lambda story: dataset.render_frames(story))
     assert dataset._made_by()["clips_made_by"] != now["clips_made_by"]
     monkeypatch.setattr(language, "caption", lambda story, style: style)
@@ -336,6 +351,32 @@ def test_the_command_makes_all_splits(tmp_path, capsys):
         assert len(made) == 3
         assert made.manifest["settings"]["width"] == 48
         assert made.data_checksum[:12] in told
+
+
+def test_the_command_makes_live_sound_beside_the_dubbed_clips(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--live-sound"]):
+        arguments = [
+            "--split",
+            "test",
+            "--count",
+            "2",
+            "--duration",
+            "5",
+            "--fps",
+            "2",
+            "--workers",
+            "1",
+        ] + more
+        assert cli.main(["world", *arguments]) == 0
+    capsys.readouterr()
+    dubbed, live = (load_split(tmp_path / "data" / f / "test") for f in ("world", "world_live"))
+    assert [m.manifest["settings"]["story"]["live_sound"] for m in (dubbed, live)] == [False, True]
+    for story in live.stories:
+        assert [s.start_s for s in story.sounds] == [e.start_s for e in story.events]
+        assert scene_split(story) == "test"
+        assert any(combinations(story))
+    assert dubbed.data_checksum != live.data_checksum
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,13 @@ ANSWERS = {
     "when is bell heard ?": "3",
     "what sound is first ?": "bell",
     "what is blue star called ?": "anna",
+    "is red circle seen or bell heard ?": "both",
+    "is red circle seen or drum heard ?": "seen",
+    "is blue circle seen or bell heard ?": "heard",
+    "is red star seen or drum heard ?": "nothing",
+    "what happens when bell heard ?": "nothing",
+    "is bell heard before red circle glows ?": "no",
+    "is bell heard before blue star slides ?": "yes",
 }
 
 
@@ -107,10 +115,94 @@ def test_a_single_moment_does_not_tell_the_direction():
     assert not re.search(r"\bright\b", text)
 
 
+def in_words(story, second):
+    """Say what happens in a second, from the story's events alone."""
+    for e in story.events:
+        if second in range(e.start_s, e.start_s + e.length_s):
+            thing = story.things[e.thing]
+            return f"{thing.colour} {thing.shape} {e.action}"
+    return "nothing"
+
+
+def answer_by_brute_force(story, text):
+    """Answer a question about sound from a table of what is seen and heard in every second."""
+    seconds = range(story.duration_s)
+    seen = [in_words(story, t) for t in seconds]
+    heard = [{s.kind for s in story.sounds if s.start_s == t} for t in seconds]
+    if match := re.fullmatch(r"is (\w+ \w+) seen or (\w+) heard \?", text):
+        there = match[1] in {f"{t.colour} {t.shape}" for t in story.things}
+        sounds = any(match[2] in kinds for kinds in heard)
+        return ("nothing", "heard", "seen", "both")[2 * there + sounds]
+    when = [t for t in seconds for word in text.split() if word in heard[t]]
+    assert len(when) == 1, f"{text}: asked of a sound that is not heard exactly once"
+    if text.startswith("what happens when"):
+        return seen[when[0]]
+    if match := re.fullmatch(r"is \w+ heard before (.*) \?", text):
+        acting = [t for t in seconds if seen[t] == match[1]]
+        assert acting, f"{text}: this never happens"
+        assert when[0] not in acting, f"{text}: at the same time is neither before nor after"
+        return "yes" if when[0] < min(acting) else "no"
+    assert text == f"when is {text.split()[2]} heard ?"
+    return str(when[0])
+
+
+MANY_SOUNDS = {
+    "dubbed": StorySettings(sounds=(0, 4)),
+    "live": StorySettings(live_sound=True),
+    "long": StorySettings(duration_s=16, sounds=(0, 6), events=(1, 8)),
+}
+
+
+@pytest.mark.parametrize("settings", MANY_SOUNDS.values(), ids=list(MANY_SOUNDS))
+def test_questions_of_sound_and_picture_are_exact(settings):
+    kinds = ("seen_heard", "during", "sound_before", "sound_when")
+    counted = Counter()
+    for seed in range(200):
+        story = sample_story(seed, settings)
+        for q in all_questions(story):
+            if q.kind in kinds:
+                assert q.answer == answer_by_brute_force(story, q.text), (seed, q)
+                counted[q.kind] += 1
+    assert min(counted[kind] for kind in kinds) > 100
+
+
+def test_a_sound_that_comes_twice_is_not_asked_for_its_moment():
+    story = replace(STORY, sounds=(Sound(3, "bell"), Sound(4, "drum"), Sound(6, "bell")))
+    asked = [q for q in all_questions(story) if q.kind in ("sound_when", "during", "sound_before")]
+    assert {q.kind for q in asked} == {"sound_when", "during", "sound_before"}
+    assert not [q for q in asked if "bell" in q.text]
+    assert caption(story, "heard") == "bell at 3 , drum at 4 , bell at 6"
+
+
+def test_an_absent_thing_is_made_of_present_ones():
+    """Otherwise one word of the question would tell that it is not there."""
+    for seed in range(50):
+        story = sample_story(seed)
+        words = {w for t in story.things for w in (t.colour, t.shape)}
+        for q in all_questions(story):
+            if q.kind == "seen_heard":
+                assert set(q.text.split()[1:3]) <= words
+
+
+def test_neither_picture_nor_sound_alone_answers_seen_heard():
+    """Given one of the two senses whole, half of the balanced answers stay open."""
+    stories = [sample_story(seed) for seed in range(600)]
+    asked = [q for qs in balanced_questions(stories, 2) for q in qs if q.kind == "seen_heard"]
+    answers = Counter(q.answer for q in asked)
+    for sense in (("seen", "both"), ("heard", "both")):  # what this sense confirms
+        known = sum(answers[a] for a in sense)
+        assert max(answers[a] for a in sense) < 0.53 * known
+        assert max(answers[a] for a in set(answers) - {*sense}) < 0.53 * (len(asked) - known)
+
+
 def test_captions():
     assert caption(STORY, "short") == "red circle , blue star"
     assert "red circle glows" in caption(STORY, "detailed")
     assert caption(STORY, "timed").startswith("at 1 red circle glows for 2")
+    assert caption(STORY, "timed", 40).startswith("at 41 red circle glows for 2")
+    assert caption(STORY, "heard") == "bell at 3"
+    assert caption(STORY, "heard", 40) == "bell at 43"
+    assert caption(replace(STORY, sounds=()), "heard") == "nothing"
     with pytest.raises(ValueError, match="style"):
         caption(STORY, "rhymed")
 
@@ -120,7 +212,7 @@ def test_every_word_is_in_the_vocabulary():
     for seed in range(200):
         story = sample_story(seed, StorySettings(duration_s=16))
         texts = [event_list(story, 40), storyboard(story), *CAPTION_REQUESTS.values()]
-        texts += [caption(story, style) for style in CAPTION_REQUESTS]
+        texts += [caption(story, style, 40) for style in CAPTION_REQUESTS]
         texts += [f"{q.text} {q.answer}" for q in all_questions(story, 40)]
         assert set(" ".join(texts).split()) <= known
 
@@ -131,11 +223,13 @@ def test_families_and_kinds_are_complete():
     assert {q.family for q in asked} == set(FAMILIES)
     assert {q.kind for q in asked} == set(KIND_FAMILY)
     assert all(q.family == KIND_FAMILY[q.kind] for q in asked)
+    assert {q.evidence for q in asked if q.family == "picture_sound"} == {"picture+sound"}
 
 
-def test_best_blind_guess_stays_at_chance():
+@pytest.mark.parametrize("settings", [StorySettings(), *MANY_SOUNDS.values()])
+def test_best_blind_guess_stays_at_chance(settings):
     """The share of the commonest answer of each kind, against one over the number of answers."""
-    chosen = balanced_questions([sample_story(seed) for seed in range(1000)], seed=0)
+    chosen = balanced_questions([sample_story(seed, settings) for seed in range(1000)], seed=0)
     questions = [q for asked in chosen for q in asked]
     answers = defaultdict(set)
     for q in questions:
@@ -152,7 +246,7 @@ def test_yes_and_no_do_not_follow_from_the_words():
             q
             for asked in balanced_questions([sample_story(s) for s in seeds], seed=1)
             for q in asked
-            if q.kind in ("exists", "before", "after", "heard")
+            if q.kind in ("exists", "before", "after", "heard", "sound_before")
         ]
         for seeds in (range(1500), range(5000, 6000))
     )

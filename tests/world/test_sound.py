@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vlmcourse.world.sound import BACKGROUND_RMS, render_sound, synthesise
-from vlmcourse.world.story import SOUNDS, Sound, Story, Thing, sample_story
+from vlmcourse.world.story import SOUNDS, Sound, Story, StorySettings, Thing, sample_story
 
 RATE = 16000
 
@@ -41,6 +41,14 @@ def test_the_picture_tells_nothing_about_the_sound():
     assert np.array_equal(
         render_sound(Story(8, 4, (), (), heard)), render_sound(Story(8, 4, things, (), heard))
     )
+
+
+def test_live_sound_is_heard_in_the_seconds_of_the_events_and_in_no_other():
+    for seed in range(20):
+        story = sample_story(seed, StorySettings(live_sound=True))
+        loud = level(render_sound(story)) > 2 * BACKGROUND_RMS
+        acting = [story.event_at(second) is not None for second in range(story.duration_s)]
+        assert loud.tolist() == acting
 
 
 def features(wave):

@@ -1,12 +1,16 @@
 """Stories keep the rules that make every question answerable."""
 
+import hashlib
 from collections import Counter
 
 import pytest
 
 from vlmcourse.errors import UserError
 from vlmcourse.world.story import (
+    ACTION_SOUND,
+    ACTIONS,
     SLIDE,
+    SOUNDS,
     Story,
     StorySettings,
     is_held_out,
@@ -14,6 +18,8 @@ from vlmcourse.world.story import (
 )
 
 STORIES = [sample_story(seed) for seed in range(300)]
+HASH_OF_STORIES = "19ebe5e61f6e62eb5e7d72b19ed0af34ae748cf22028e5bba5406e956f611420"
+LIVE = [sample_story(seed, StorySettings(live_sound=True)) for seed in range(300)]
 
 
 def test_same_seed_same_story_and_other_seed_another():
@@ -89,3 +95,43 @@ def test_any_length(duration_s):
 def test_impossible_settings_are_refused_by_name(wrong, named):
     with pytest.raises(UserError, match=named):
         StorySettings(**wrong)
+
+
+# ---------------------------------------------------------------- live and dubbed sound
+
+
+def test_every_action_has_a_sound_of_its_own():
+    assert tuple(ACTION_SOUND) == (*ACTIONS,)
+    assert sorted(ACTION_SOUND.values()) == sorted(SOUNDS)
+
+
+def test_live_sounds_are_those_of_the_events_second_by_second():
+    for story in LIVE:
+        assert all(e.length_s == 1 for e in story.events)
+        told = [(e.start_s, ACTION_SOUND[e.action]) for e in story.events]
+        assert [(s.start_s, s.kind) for s in story.sounds] == told
+
+
+def _agreement(stories) -> Counter:
+    """Count, over the seconds with a sound, whether the action that is seen then makes it."""
+    seen = [(s.kind, story.event_at(s.start_s)) for story in stories for s in story.sounds]
+    return Counter(e is not None and ACTION_SOUND[e.action] == kind for kind, e in seen)
+
+
+def test_sight_and_sound_agree_live_and_are_independent_dubbed():
+    assert set(_agreement(LIVE)) == {True}
+    dubbed = [sample_story(seed) for seed in range(2000)]
+    seen = [(s.kind, story.event_at(s.start_s)) for story in dubbed for s in story.sounds]
+    kinds = Counter(kind for kind, _ in seen)
+    actions = Counter(e.action if e else None for _, e in seen)
+    both = Counter((kind, e.action if e else None) for kind, e in seen)
+    expected = {(k, a): kinds[k] * actions[a] / len(seen) for k in kinds for a in actions}
+    squares = sum((both[cell] - wanted) ** 2 / wanted for cell, wanted in expected.items())
+    assert squares < 52  # chi-square, (6 - 1) * (7 - 1) degrees of freedom, p = 0.007
+
+
+def test_live_sound_leaves_the_default_stories_alone():
+    """The same hash as before there was such an option."""
+    lines = "\n".join(story.to_json() for story in STORIES)
+    assert hashlib.sha256(lines.encode()).hexdigest() == HASH_OF_STORIES
+    assert [s.things for s in STORIES] != [s.things for s in LIVE]

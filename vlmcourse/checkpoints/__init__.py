@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmcourse.errors import UserError
 
@@ -15,19 +15,34 @@ if TYPE_CHECKING:
     from vlmcourse.systems.base import VideoLanguageModel
 
 
-def _video_chatgpt(folder: Path, device: str, dtype: "torch.dtype") -> "VideoLanguageModel":
+def _video_chatgpt(
+    folder: Path, device: str, dtype: "torch.dtype", **options: Any
+) -> "VideoLanguageModel":
     from vlmcourse.checkpoints import video_chatgpt
 
-    return video_chatgpt.load_released(folder, device, dtype)
+    return video_chatgpt.load_released(folder, device, dtype, **options)
 
 
-LOADERS: dict[str, Callable[[Path, str, "torch.dtype"], "VideoLanguageModel"]] = {
+def _video_llama(
+    folder: Path, device: str, dtype: "torch.dtype", **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.checkpoints import video_llama
+
+    return video_llama.load_released(folder, device, dtype, **options)
+
+
+LOADERS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "video_chatgpt": _video_chatgpt,
+    "video_llama": _video_llama,
 }
 
 
 def load_released(
-    system: str, folder: str | Path, device: str = "cpu", dtype: "torch.dtype | None" = None
+    system: str,
+    folder: str | Path,
+    device: str = "cpu",
+    dtype: "torch.dtype | None" = None,
+    **options: Any,
 ) -> "VideoLanguageModel":
     """Build a system at the paper's size with its official weights.
 
@@ -36,6 +51,7 @@ def load_released(
         folder: holds the downloaded files; the module of each system says which.
         device: where to put it.
         dtype: None takes half precision on a GPU and float32 elsewhere.
+        options: settings of the system that differ from the paper's (`systems.build`).
 
     Raises:
         UserError: an unknown system, or a file that is missing, damaged or of another model.
@@ -46,4 +62,4 @@ def load_released(
         raise UserError(f"no released weights known for {system!r}. Known: {', '.join(LOADERS)}")
     if dtype is None:
         dtype = torch.float16 if str(device).startswith("cuda") else torch.float32
-    return LOADERS[system](Path(folder), device, dtype)
+    return LOADERS[system](Path(folder), device, dtype, **options)

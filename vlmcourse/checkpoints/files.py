@@ -125,6 +125,12 @@ def load_strict(
     module.load_state_dict(dict(tensors), assign=assign)
 
 
+def refuse_unknown(keys: Sequence[str], source: str) -> None:
+    """Raise a `CheckpointError` that lists keys of no known part; do nothing without any."""
+    if keys:
+        raise CheckpointError(f"{source}: keys of no known part, {_listed(sorted(keys))}")
+
+
 def _listed(keys: Sequence[str], most: int = 12) -> str:
     rest = f" and {len(keys) - most} more" if len(keys) > most else ""
     return f"{len(keys)}: {', '.join(keys[:most])}{rest}"

@@ -13,6 +13,7 @@ at every start; here they are the mean row that training started from.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,11 @@ from torch import Tensor
 from vlmcourse.backbones.language_model import mean_row, rebuild_buffers
 from vlmcourse.backbones.tokenizers import SentencePieceTokenizer
 from vlmcourse.checkpoints.files import CheckpointError, load_strict, read_tensors
+from vlmcourse.systems import with_options
 from vlmcourse.systems.video_chatgpt import (
     VIDEO_TOKENS,
     VideoChatGPT,
+    VideoChatGPTConfig,
     VideoChatGPTProcessor,
     build_paper,
 )
@@ -120,6 +123,7 @@ def load_released(
     device: str = "cpu",
     dtype: torch.dtype = torch.float16,
     model: VideoChatGPT | None = None,
+    **options: Any,
 ) -> VideoChatGPT:
     """Build the paper's model with its official weights.
 
@@ -127,6 +131,7 @@ def load_released(
         folder: see the head of this file.
         device, dtype: of the result.
         model: a model on the meta device to fill; None builds the paper's.
+        options: settings that differ from the paper's (`VideoChatGPTConfig`).
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit; keys are listed.
@@ -134,7 +139,8 @@ def load_released(
     missing = [name for name in (BASE, RELEASED, CLIP) if not (folder / name).exists()]
     if missing:
         raise CheckpointError(f"{folder}: lacks {', '.join(missing)}")
-    model = build_paper("meta") if model is None else model
+    if model is None:
+        model = build_paper("meta", with_options(VideoChatGPTConfig(), options))
     rows = model.config.base_vocabulary + len(VIDEO_TOKENS)
     tensors = without_buffers(read_tensors(folder / BASE))
     released = read_tensors(folder / RELEASED)

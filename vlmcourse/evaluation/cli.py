@@ -7,19 +7,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from vlmcourse.errors import UserError
+from vlmcourse.evaluation.conditions import (
+    CONTROLS,
+    SOUNDS,
+    chosen_conditions,
+    given_evidence,
+    given_streams,
+    read_given,
+)
 from vlmcourse.records import Run
-
-if TYPE_CHECKING:
-    from vlmcourse.systems.base import VideoLanguageModel
-
-CONTROLS = ("majority", "blind", "other_clip", "one_frame", "shuffled", "oracle_text")
-FEWEST_RUNS, FEWEST_CLIPS = 3, 300
-"""Below these a number is for a look, not for a claim."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Evaluation:
         runs: folders of its trained runs; None stands for the shipped weights.
         split: folder of a split of the world.
         train: folder of the split that `majority` is fitted on; None means `train` beside `split`.
-        controls: of `probes.CONTROLS`.
-        permutations: orders of the frames that "shuffled" takes the mean of.
+        given: streams that the system is given (`conditions.read_given`); None means all it takes.
+        controls: of `conditions.CONTROLS`; None means all that take something away from it.
+        permutations: orders that "shuffled" and "shuffled_sound" take the mean of.
         clips: use the first so many clips only.
         cache: folder of frozen features.
         foundations: folder of the frozen parts instead of the shipped ones.
@@ -43,7 +44,8 @@ class Evaluation:
     runs: tuple[Path | None, ...]
     split: Path = Path("data/world/test")
     train: Path | None = None
-    controls: tuple[str, ...] = CONTROLS
+    given: tuple[str, ...] | None = None
+    controls: tuple[str, ...] | None = None
     permutations: int = 3
     clips: int | None = None
     cache: Path = Path("data/cache")
@@ -59,29 +61,27 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
     """
     from vlmcourse.devices import chosen_device
     from vlmcourse.evaluation import probes, scoring
-    from vlmcourse.trained import load_trained_system
-    from vlmcourse.training.data import located
+    from vlmcourse.evaluation.runs import frozen_parts, load_runs
+    from vlmcourse.training.sources import located
     from vlmcourse.world.dataset import load_split
 
     device, folder = chosen_device(what.device), located(what.split)
-    conditions = [probes.SYSTEM, *(n for c in what.controls for n in probes.CONTROLS[c])]
     split, fitted = load_split(folder), []
-    if "majority" in what.controls:
+    runs = load_runs(what.system, what.runs, device, what.foundations)
+    given = runs[0].model.processor.given if what.given is None else read_given(what.given)
+    conditions = chosen_conditions(what.controls, given)
+    if "majority" in conditions:
         fitted = _questions(located(what.train or folder.parent / "train"))
-    runs = [
-        load_trained_system(what.system, run and located(run), device, what.foundations)
-        for run in what.runs
-    ]
-    if len({run.settings_hash for run in runs}) < len(runs):
-        raise UserError("the same run stands twice in --runs: it would count as two witnesses")
     asked = probes.load_probes(
-        split, runs[0].model, what.system, located(what.cache), what.clips, progress
+        split, runs[0].model, what.system, located(what.cache), what.clips, progress, given
     )
     settings = {
         "system": what.system,
+        "options": runs[0].options,
         "runs": [str(run.folder) for run in runs],
         "weights": [run.settings_hash for run in runs],
         "frozen": frozen_parts(runs[0].model),
+        "given": given_streams(given),
         "split": str(what.split),
         "clips": len(asked.ids),
         "conditions": conditions,
@@ -103,18 +103,14 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
             what.permutations,
             lambda name: (bar.set_description(f"asked {name}"), bar.update()),
         )
-        run.metrics = scoring.score(answers, asked.questions, asked.clip_of)
-        run.status, run.note = _judged(run.metrics, len(runs), len(asked.ids))
+        seconds = probes.sound_seconds(asked) if SOUNDS in given_streams(given) else None
+        run.metrics = scoring.score(
+            answers.right, asked.questions, asked.clip_of, answers.opposite, seconds
+        )
+        run.status, run.note = _judged(
+            run.metrics, given_evidence(given), len(runs), len(asked.ids)
+        )
     return run.record()
-
-
-def frozen_parts(model: "VideoLanguageModel") -> str:
-    """A fingerprint of the encoder and the language model, which all runs and controls share."""
-    from vlmcourse.training.weights import fingerprint
-
-    parts = {"encoder": model.vision_encoder, "language_model": model.language_model}
-    tensors = {f"{n}.{k}": v for n, part in parts.items() for k, v in part.state_dict().items()}
-    return fingerprint(tensors)
 
 
 def _questions(folder: Path) -> list:
@@ -123,16 +119,19 @@ def _questions(folder: Path) -> list:
     return [question for asked in load_split(folder).questions for question in asked]
 
 
-def _judged(metrics: dict, runs: int, clips: int) -> tuple[str, str]:
+def _judged(metrics: dict, evidence: frozenset[str], runs: int, clips: int) -> tuple[str, str]:
     """Status and note of a record: what the system can do that a blind guess cannot, and leaks."""
+    from vlmcourse.evaluation.runs import only_a_look
     from vlmcourse.evaluation.scoring import judgement
 
-    beaten, leaks = judgement(metrics)
-    note = f"Above every blind control: {', '.join(beaten) or 'no family'}."
-    note += f" LEAK: above chance without the evidence in {', '.join(leaks)}." if leaks else ""
-    if runs < FEWEST_RUNS or clips < FEWEST_CLIPS:
-        note += f" A look only (runs: {runs}, clips: {clips})."
-    return ("ok" if beaten and not leaks else "negative"), note
+    found = judgement(metrics, evidence)
+    note = f"Above every blind control: {', '.join(found.beaten) or 'no family'}."
+    if found.partly:
+        note += f" With part of the evidence, above blind controls: {', '.join(found.partly)}."
+    if found.leaks:
+        note += f" LEAK: above chance without the evidence in {', '.join(found.leaks)}."
+    note += only_a_look(runs, clips)
+    return ("ok" if found.beaten and not found.leaks else "negative"), note
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -151,7 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     path = args.record or Path("runs/evaluation") / f"{args.system}-probes.json"
     what = Evaluation(
-        args.system, tuple(args.runs or [None]), args.split, args.train, tuple(args.controls),
+        args.system, tuple(args.runs or [None]), args.split, args.train,
+        None if args.given is None else tuple(args.given),
+        None if args.controls is None else tuple(args.controls),
         args.permutations, args.clips, args.cache, args.foundations, args.device,
     )  # fmt: skip
     record = evaluate(what, path, ["vlmcourse", "evaluate", *argv])
@@ -186,8 +187,20 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="split that majority answers come from (default: train beside it)",
     )
-    add("--controls", nargs="*", choices=CONTROLS, default=CONTROLS, help="default: all of them")
-    add("--permutations", type=int, default=3, help="orders of shuffled frames (default: 3)")
+    add(
+        "--given",
+        nargs="+",
+        metavar="STREAM",
+        help="what the system is given: pictures, sounds, sound_pictures, or pictures and one of "
+        "the others (default: all it takes)",
+    )
+    add(
+        "--controls",
+        nargs="*",
+        choices=tuple(CONTROLS),
+        help="default: all that take something away from what is given",
+    )
+    add("--permutations", type=int, default=3, help="orders of what is shuffled (default: 3)")
     add("--clips", type=int, help="use the first so many clips only")
     add("--cache", type=Path, default=Evaluation.cache, help="frozen features (%(default)s)")
     add("--foundations", type=Path, help="folder of the frozen parts (default: the shipped ones)")

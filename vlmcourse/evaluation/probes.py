@@ -1,244 +1,104 @@
-"""Probes: the world's questions, asked of a system and of controls that lack what it has.
-
-A system that answers above its controls uses what they lack:
-
-- `majority`, `best_constant`: one constant answer a kind of question, fitted on the training
-  questions or on the asked ones themselves (no constant can do better);
-- `blind`: the frozen language model without any video; `no_video`: the trained system without the
-  tokens of the video; `other_clip`: the trained system shown another clip;
-- `one_frame`: the trained system shown a film in which the middle frame stands still;
-- `shuffled`: the trained system shown all frames in a wrong order;
-- `text_events`, `text_storyboard`: the frozen language model told the truth in words, as a list of
-  events or second by second: what a perfect connector could reach.
+"""Probes: the world's questions, asked of a system under each condition (conditions.py).
 
 An answer counts if greedy decoding gives it exactly. Whether it does is decided without
 generating: the greedy answer is the true one if and only if every token of the truth, its end
-token too, is the likeliest after the tokens before it. All questions of a clip stand in one packed
+token too, is the likeliest after the tokens before it. The same test, made with the opposite
+answer, tells what a system falsely affirms or denies. All questions of a clip stand in one packed
 row.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vlmcourse.conversation import (
-    IGNORED,
-    Expand,
-    Places,
-    Text,
-    TokenRow,
-    ask,
-    lay_out,
-    pack,
-    tokenise,
+from vlmcourse.conversation import TokenRow
+from vlmcourse.evaluation.asked import (
+    Probes,
+    Streams,
+    as_streams,
+    constant_answers,
+    load_probes,
+    sound_seconds,
+    with_opposites,
 )
-from vlmcourse.errors import UserError
-from vlmcourse.parts.packing import PREFIX
+from vlmcourse.evaluation.conditions import (
+    CONDITIONS,
+    CONSTANT,
+    CONTROLS,
+    FROZEN,
+    OWN_LAYOUT,
+    SOUNDS,
+    SYSTEM,
+    TRAINED,
+)
+from vlmcourse.evaluation.rows import blind_rows, rows_without_places, told_rows, video_rows
 from vlmcourse.systems.base import VideoLanguageModel
-from vlmcourse.systems.batch import collate, stack_media, video_features
+from vlmcourse.systems.batch import Media, collate, stack_media
 from vlmcourse.systems.processor import Clip
-from vlmcourse.world.dataset import WorldSplit
 from vlmcourse.world.language import Question, event_list, storyboard
-from vlmcourse.world.story import Story
 
-SYSTEM = "system"
-CONTROLS = {
-    "majority": ("majority", "best_constant"),
-    "blind": ("blind", "no_video"),
-    "other_clip": ("other_clip",),
-    "one_frame": ("one_frame",),
-    "shuffled": ("shuffled",),
-    "oracle_text": ("text_events", "text_storyboard"),
-}
-"""What `--controls` takes, and the conditions that each stands for."""
-CONSTANT = ("majority", "best_constant")
-FROZEN = ("blind", "text_events", "text_storyboard")
-"""Conditions that ask the frozen language model, the same for all trained runs."""
-TRAINED = (SYSTEM, "no_video", "other_clip", "one_frame", "shuffled")
-CONDITIONS = (SYSTEM, *(name for names in CONTROLS.values() for name in names))
+__all__ = [
+    "CONDITIONS", "CONTROLS", "Answers", "Asker", "Probes", "ask_all", "constant_answers",
+    "exact_answers", "generated_answers", "load_probes", "shown", "sound_seconds", "video_rows",
+    "with_opposites",
+]  # fmt: skip
+
 ROWS_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Probes:
-    """Questions about clips, and what the frozen encoder saw in each clip.
-
-    Attributes:
-        ids: name of each of the C clips.
-        stories: what happens in each.
-        asked: the questions of each, at least one.
-        clips: the layout facts of each, without frames.
-        features: `[T, P, D]` of each.
-    """
-
-    ids: list[str]
-    stories: list[Story]
-    asked: list[list[Question]]
-    clips: list[Clip]
-    features: list[Tensor]
-
-    @property
-    def questions(self) -> list[Question]:
-        """All Q questions, clip by clip."""
-        return [question for asked in self.asked for question in asked]
-
-    @property
-    def clip_of(self) -> np.ndarray:
-        """`[Q]` index of the clip of each question."""
-        return np.repeat(np.arange(len(self.asked)), [len(asked) for asked in self.asked])
-
-
-def load_probes(
-    split: WorldSplit,
-    model: VideoLanguageModel,
-    system: str,
-    cache: str | Path = "data/cache",
-    limit: int | None = None,
-    progress: bool = True,
-) -> Probes:
-    """Bring the features of a split's clips into being (or find them in the cache) and load them.
-
-    Args:
-        split: its clips that are asked nothing are left out.
-        model, system: whose frozen encoder looks, and its name for the cache.
-        limit: the first so many clips only.
-
-    Raises:
-        UserError: a clip cannot be read, or nothing is asked.
-    """
-    from vlmcourse.training.feature_cache import cache_features
-
-    chosen = [i for i, asked in enumerate(split.questions) if asked][:limit]
-    if not chosen:
-        raise UserError(f"{split.folder}: no clip of this split is asked anything")
-    videos = [split.clips[i] for i in chosen]
-    features = cache_features(model, system, videos, cache, model.device, progress=progress)
-    loaded = [features.load(video) for video in videos]
-    return Probes(
-        [split.ids[i] for i in chosen],
-        [split.stories[i] for i in chosen],
-        [split.questions[i] for i in chosen],
-        [clip for clip, _ in loaded],
-        [seen for _, seen in loaded],
-    )
-
-
-# ---------------------------------------------------------------- constant answers
-
-
-def constant_answers(fitted: Sequence[Question], asked: Sequence[Question]) -> np.ndarray:
-    """Give the commonest answer of every kind among `fitted`; say where it is right, bool `[Q]`.
-
-    Among equally common answers the first in the alphabet is taken; a kind that `fitted` lacks is
-    always wrong.
-    """
-    counts: dict[str, Counter] = defaultdict(Counter)
-    for question in fitted:
-        counts[question.kind][question.answer] += 1
-    best = {kind: min(c, key=lambda a: (-c[a], a)) for kind, c in counts.items()}
-    return np.array([best.get(q.kind) == q.answer for q in asked])
-
-
-# ---------------------------------------------------------------- rows
-
-
-def video_rows(model: VideoLanguageModel, probes: Probes, clips: Sequence[Clip]) -> list[TokenRow]:
-    """One packed row a clip, laid out for `clips`: those that are shown, not always the asked."""
-    processor = model.processor
-
-    def row(question: Question, clip: Clip) -> TokenRow:
-        conversation = ask(question.text, question.answer)
-        return processor.row(conversation, clip, processor.answer_template)
-
-    return [
-        pack([row(question, clip) for question in asked])
-        for asked, clip in zip(probes.asked, clips, strict=True)
-    ]
-
-
-def rows_without_places(model: VideoLanguageModel, probes: Probes) -> list[TokenRow]:
-    """As `video_rows`, but only the marks around a video are left of it, if there are any."""
-
-    def expand_for(clip: Clip) -> Expand:
-        expand = model.processor.expand
-        return lambda kind: [p for p in expand(kind, clip) if not isinstance(p, Places)]
-
-    return text_rows(model, probes, [expand_for(clip) for clip in probes.clips])
-
-
-def blind_rows(model: VideoLanguageModel, probes: Probes) -> list[TokenRow]:
-    """Rows with questions and nothing else."""
-    return text_rows(model, probes, [lambda kind: ()] * len(probes.asked))
-
-
-def told_rows(
-    model: VideoLanguageModel, probes: Probes, tell: Callable[[Story], str]
-) -> list[TokenRow]:
-    """Rows in which the true text of a clip stands in the place of the video."""
-
-    def expand_for(story: Story) -> Expand:
-        return lambda kind: (Text(tell(story) + " "),)
-
-    return text_rows(model, probes, [expand_for(story) for story in probes.stories])
-
-
-def text_rows(
-    model: VideoLanguageModel, probes: Probes, expands: Sequence[Expand]
-) -> list[TokenRow]:
-    """One packed row a clip without places for media; `expands` says what stands there instead."""
-    processor, rows = model.processor, []
-    for asked, expand in zip(probes.asked, expands, strict=True):
-        one_by_one = []
-        for question in asked:
-            conversation = ask(question.text, question.answer)
-            pieces = lay_out(conversation, processor.answer_template, expand)
-            one_by_one.append(tokenise(pieces, processor.tokenizer))
-        rows.append(pack_text(one_by_one))
-    return rows
-
-
-def pack_text(rows: Sequence[TokenRow]) -> TokenRow:
-    """As `conversation.pack`, for rows without media: what all begin with stands there once."""
-    trained = [next(i for i, x in enumerate(row.labels) if x != IGNORED) for row in rows]
-    shared = min(trained) - 1  # the token before the first trained one is each row's own
-    while any(row.ids[:shared] != rows[0].ids[:shared] for row in rows):
-        shared -= 1
-    ids, labels, kinds = (list(x[:shared]) for x in (rows[0].ids, rows[0].labels, rows[0].kinds))
-    segments = [PREFIX] * shared
-    for number, row in enumerate(rows, start=1):
-        ids += row.ids[shared:]
-        labels += row.labels[shared:]
-        kinds += row.kinds[shared:]
-        segments += [number] * (len(row) - shared)
-    return TokenRow(ids, labels, kinds, segments)
-
-
 # ---------------------------------------------------------------- what is shown
 
 
-def shown(probes: Probes, condition: str, seed: int = 0) -> tuple[list[Clip], list[Tensor]]:
-    """Clips (layout facts) and features that a condition shows instead of the asked clips.
+def shown(probes: Probes, condition: str, seed: int = 0) -> tuple[list[Clip], list[Streams]]:
+    """Clips (layout facts) and streams that a condition shows instead of the asked clips.
 
     Args:
-        condition: "system" (the clips themselves), "one_frame", "shuffled" or "other_clip".
-        seed: of the order of "shuffled" frames; no clip keeps its order.
+        condition: one that shows something (conditions.py).
+        seed: of the orders of "shuffled" and "shuffled_sound"; no clip keeps its order.
     """
-    clips, features = probes.clips, probes.features
+    clips, streams = probes.clips, probes.streams
+    half = max(1, len(clips) // 2)
     if condition == SYSTEM:
-        return clips, features
+        return clips, streams
+    if condition == "picture_only":
+        return [replace(c, given=replace(c.given, sounds=None)) for c in clips], streams
+    if condition == "sound_only":
+        return [replace(c, given=replace(c.given, pictures=None)) for c in clips], streams
     if condition == "one_frame":
-        return clips, [f[len(f) // 2 : len(f) // 2 + 1].expand_as(f) for f in features]
-    if condition == "shuffled":
-        return clips, [f[wrong_order(len(f), [seed, i])] for i, f in enumerate(features)]
+        return clips, [_changed(one, False, _standing_still) for one in streams]
+    if condition in ("shuffled", "shuffled_sound"):
+        heard = condition == "shuffled_sound"
+        return clips, [
+            _changed(one, heard, lambda f, i=i: f[wrong_order(len(f), [seed, i])])
+            for i, one in enumerate(streams)
+        ]
     if condition == "other_clip":
-        half = max(1, len(clips) // 2)
-        return clips[half:] + clips[:half], features[half:] + features[:half]
+        return clips[half:] + clips[:half], streams[half:] + streams[:half]
+    if condition == "other_sound":
+        others = zip(clips[half:] + clips[:half], streams[half:] + streams[:half])
+        pairs = [_with_sound_of(*own, *other) for own, other in zip(zip(clips, streams), others)]
+        return [clip for clip, _ in pairs], [found for _, found in pairs]
     raise ValueError(f"condition {condition!r} shows no frames")
+
+
+def _changed(streams: Streams, heard: bool, change: Callable[[Tensor], Tensor]) -> Streams:
+    """Streams of which those that are heard, or those of frames, are changed."""
+    return {n: change(one) if (n == SOUNDS) == heard else one for n, one in streams.items()}
+
+
+def _standing_still(features: Tensor) -> Tensor:
+    middle = len(features) // 2
+    return features[middle : middle + 1].expand_as(features)
+
+
+def _with_sound_of(
+    clip: Clip, streams: Streams, other: Clip, theirs: Streams
+) -> tuple[Clip, Streams]:
+    """A clip with the sound of another one, which may have none."""
+    found = {name: one for name, one in streams.items() if name != SOUNDS}
+    found |= {SOUNDS: theirs[SOUNDS]} if SOUNDS in theirs else {}
+    return replace(clip, sound_times_s=other.sound_times_s), found
 
 
 def wrong_order(count: int, seed: Sequence[int]) -> Tensor:
@@ -258,26 +118,27 @@ def exact_answers(
     model: VideoLanguageModel,
     rows: Sequence[TokenRow],
     clips: Sequence[Clip] | None = None,
-    features: Sequence[Tensor] | None = None,
+    streams: Sequence[Tensor | Streams] | None = None,
 ) -> np.ndarray:
     """Say for every question of packed rows whether greedy decoding gives exactly its answer.
 
     Args:
         rows: one a clip.
-        clips, features: what fills the places of each row; None for rows without places.
+        clips, streams: what fills the places of each row; None for rows without places.
 
     Returns:
         bool `[Q]`, row by row.
     """
     right = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        part, media = rows[start : start + ROWS_AT_ONCE], None
-        if features is not None:
+        part, pictures, sounds = rows[start : start + ROWS_AT_ONCE], None, None
+        if streams is not None:
             end = start + len(part)
-            pairs = zip(features[start:end], clips[start:end], strict=True)
-            media = stack_media([video_features(f, clip.times_s) for f, clip in pairs])
-        batch = collate(part, model.processor.tokenizer.pad_id, media).to(model.device)
-        result = model(batch)
+            pairs = zip(streams[start:end], clips[start:end], strict=True)
+            media = [model.media(as_streams(one), clip) for one, clip in pairs]
+            pictures, sounds = (_stacked(column) for column in zip(*media))
+        batch = collate(part, model.processor.tokenizer.pad_id, pictures, sounds)
+        result = model(batch.to(model.device))
         most = max(max(row.segments) for row in part)
         good = np.ones((len(part), most + 1), dtype=bool)
         wrong = ~result.correct.cpu().numpy()
@@ -286,13 +147,21 @@ def exact_answers(
     return np.concatenate(right)
 
 
+def _stacked(media: Sequence[Media | None]) -> Media | None:
+    """One medium a row, or none in some rows, as the media of a batch."""
+    there = [row for row, one in enumerate(media) if one is not None]
+    if not there:
+        return None
+    return stack_media([media[row] for row in there], None if len(there) == len(media) else there)
+
+
 def generated_answers(
     model: VideoLanguageModel, probes: Probes, max_new_tokens: int = 16
 ) -> list[list[str]]:
     """The same by real generation: what greedy decoding says to every question, clip by clip."""
     said = []
-    for asked, clip, seen in zip(probes.asked, probes.clips, probes.features, strict=True):
-        watched = model.remember(seen, clip)
+    for asked, clip, streams in zip(probes.asked, probes.clips, probes.streams, strict=True):
+        watched = model.remember(streams, clip)
         questions = [question.text for question in asked]
         said.append(model.answer(watched, questions, max_new_tokens=max_new_tokens))
     return said
@@ -303,7 +172,7 @@ class Asker:
 
     Args:
         probes: the questions.
-        permutations: orders of the frames that "shuffled" takes the mean of.
+        permutations: orders that "shuffled" and "shuffled_sound" take the mean of.
     """
 
     def __init__(self, probes: Probes, permutations: int = 3):
@@ -316,9 +185,8 @@ class Asker:
             raise ValueError(f"condition {condition!r} asks no model")
         if condition in ("no_video", *FROZEN):
             return exact_answers(model, self._laid_out(model, condition)).astype(np.float64)
-        tries = self.permutations if condition == "shuffled" else 1
-        layout = "other_clip" if condition == "other_clip" else SYSTEM
-        rows = self._laid_out(model, layout)
+        tries = self.permutations if condition.startswith("shuffled") else 1
+        rows = self._laid_out(model, condition if condition in OWN_LAYOUT else SYSTEM)
         found = [
             exact_answers(model, rows, *shown(self.probes, condition, seed))
             for seed in range(tries)
@@ -341,6 +209,22 @@ class Asker:
         return video_rows(model, self.probes, shown(self.probes, layout)[0])
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What was answered, by condition, as shares of tries.
+
+    S is the number of runs, or 1 where no trained run plays a part.
+
+    Attributes:
+        right: float `[S, Q]`, the exact answer was given.
+        opposite: float `[S, Q]`, "yes" was said where "no" is true, or "no" where "yes" is; 0 for
+            all questions but those of the kinds in `OPPOSED`.
+    """
+
+    right: dict[str, np.ndarray]
+    opposite: dict[str, np.ndarray]
+
+
 def ask_all(
     models: Iterable[VideoLanguageModel],
     probes: Probes,
@@ -348,7 +232,7 @@ def ask_all(
     fitted: Sequence[Question] = (),
     permutations: int = 3,
     report: Callable[[str], None] = lambda text: None,
-) -> dict[str, np.ndarray]:
+) -> Answers:
     """Ask every question under every condition.
 
     Args:
@@ -356,14 +240,11 @@ def ask_all(
         conditions: of `CONDITIONS`.
         fitted: questions that `majority` is fitted on.
         report: told the name of each condition that was asked of a run.
-
-    Returns:
-        condition -> float `[S, Q]`, the share of tries with the exact answer; S is the number of
-        runs, or 1 where no trained run plays a part.
     """
-    questions, asker = probes.questions, Asker(probes, permutations)
+    doubled, own, partners = with_opposites(probes)
+    questions, asker = doubled.questions, Asker(doubled, permutations)
     found: dict[str, list[np.ndarray]] = {name: [] for name in conditions}
-    for name, source in zip(CONSTANT, (fitted, questions)):
+    for name, source in zip(CONSTANT, (fitted, probes.questions)):
         if name in found:
             found[name].append(constant_answers(source, questions).astype(np.float64))
     for number, model in enumerate(models):
@@ -371,4 +252,10 @@ def ask_all(
             if name in TRAINED or (name in FROZEN and number == 0):
                 found[name].append(asker.ask(model, name))
                 report(name)
-    return {name: np.stack(rows) for name, rows in found.items()}
+    answers = Answers({}, {})
+    for name, runs in found.items():
+        said = np.stack(runs)  # [S, Q + F]
+        answers.right[name] = said[:, own]
+        answers.opposite[name] = np.zeros((len(said), int(own.sum())))
+        answers.opposite[name][:, partners] = said[:, ~own]
+    return answers

@@ -1,20 +1,26 @@
 """From right answers to shares with intervals, by family, kind and evidence of the questions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from vlmcourse.evaluation.probes import CONDITIONS, SYSTEM
+from vlmcourse.evaluation.conditions import BLIND, CONDITIONS, EYES, LACKS, SYSTEM, needed
 from vlmcourse.intervals import tidy, wilson
 from vlmcourse.records import metric_text
 from vlmcourse.world.language import FAMILIES, KINDS, Question
 
 DRAWS = 5000
 GAIN = "gain_over_"
-BLIND = ("majority", "best_constant", "blind", "no_video", "other_clip")
-"""Conditions that do not see the clip they are asked about."""
-UNSEEN_AND_UNHEARD = ("sound", "speech")
-"""Evidence that a system which only sees pictures does not have."""
+HALLUCINATION = {
+    "hallucination/false_yes": ("exists", "no"),
+    "hallucination/false_no": ("exists", "yes"),
+    "sound_hallucination/false_yes": ("heard", "no"),
+    "sound_hallucination/false_no": ("heard", "yes"),
+}
+"""Rates of false answers -> kind of question, and the truth: "yes" said of what is absent (or not
+heard), and "no" of what is present. They need not add up with the right answers to one: something
+else may be said."""
 
 
 class Bootstrap:
@@ -40,12 +46,13 @@ class Bootstrap:
             np.float64
         )  # [B, C]
 
-    def means(self, right: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    def means(self, right: np.ndarray, chosen: np.ndarray, stream: int = 1) -> np.ndarray:
         """Means of the chosen questions in every draw that holds some of them, at most `[draws]`.
 
         Args:
             right: `[S, Q]`, between 0 and 1 (or -1 and 1 for differences).
             chosen: bool `[Q]`.
+            stream: another number draws other runs (of the same clips).
         """
         clip = self.clip_of[chosen]
         counts = np.bincount(clip, minlength=self.num_clips)  # [C]
@@ -56,7 +63,7 @@ class Bootstrap:
         runs = len(right)
         if runs == 1:
             return by_run[:, 0]
-        rng = np.random.default_rng([self.seed, 1])
+        rng = np.random.default_rng([self.seed, stream])
         drawn = rng.integers(runs, size=(len(by_run), runs - 1))
         return np.take_along_axis(by_run, drawn, axis=1).mean(1)
 
@@ -72,28 +79,68 @@ class Bootstrap:
             difference: the values are differences, between -1 and 1.
         """
         if not chosen.any():
-            return {"n": 0, "mean": None, "low": None, "high": None, "unit": "share"}
+            return _nothing()
         runs = right[:, chosen].mean(1)
         mean = float(runs.mean())
         clips = len(np.unique(self.clip_of[chosen]))
         if clips < 2:
             low = high = float("nan")
         elif np.ptp(right[:, chosen]) == 0 and difference:
-            reach = wilson(0.0, clips, 0.95)[1]
-            low, high = max(mean - reach, -1.0), min(mean + reach, 1.0)
+            low, high = _about(mean, clips)
         elif np.ptp(right[:, chosen]) == 0:
             low, high = wilson(mean, clips, 0.95)
         else:
             low, high = np.quantile(self.means(right, chosen), (0.025, 0.975))
-        made = {
-            "n": int(right.shape[0] * chosen.sum()),
-            "mean": tidy(mean),
-            "low": tidy(min(float(low), mean)) if np.isfinite(low) else None,
-            "high": tidy(max(float(high), mean)) if np.isfinite(high) else None,
-            "unit": "share",
-        }
+        made = _metric(int(right.shape[0] * chosen.sum()), mean, low, high)
         several = len(runs) > 1 and not difference
         return made | ({"values": [tidy(float(value)) for value in runs]} if several else {})
+
+    def difference(self, a: np.ndarray, b: np.ndarray, chosen: np.ndarray, paired: bool) -> dict:
+        """Mean of `a` less that of `b` on the same questions, with its 95 % interval.
+
+        The clips are the same on both sides of every draw. The runs are too if they are `paired`
+        (the same weights, given something else); else each side draws its own. `n` counts the
+        answers of the side that has fewer.
+
+        Args:
+            a, b: `[Sa, Q]` and `[Sb, Q]`; paired runs stand in the same order.
+            chosen: bool `[Q]`.
+        """
+        if not chosen.any():
+            return _nothing()
+        mean = float(a[:, chosen].mean() - b[:, chosen].mean())
+        clips = len(np.unique(self.clip_of[chosen]))
+        if clips < 2:
+            low = high = float("nan")
+        else:
+            drawn = (
+                self.means(a - b, chosen)
+                if paired
+                else self.means(a, chosen) - self.means(b, chosen, stream=2)
+            )
+            same = np.ptp(drawn) < 1e-12  # no draw differs, which is no proof of certainty
+            low, high = _about(mean, clips) if same else np.quantile(drawn, (0.025, 0.975))
+        return _metric(int(min(len(a), len(b)) * chosen.sum()), mean, low, high)
+
+
+def _nothing() -> dict:
+    return {"n": 0, "mean": None, "low": None, "high": None, "unit": "share"}
+
+
+def _about(mean: float, clips: int) -> tuple[float, float]:
+    """An interval around a difference that came out the same every time."""
+    reach = wilson(0.0, clips, 0.95)[1]
+    return max(mean - reach, -1.0), min(mean + reach, 1.0)
+
+
+def _metric(n: int, mean: float, low: float, high: float) -> dict:
+    return {
+        "n": n,
+        "mean": tidy(mean),
+        "low": tidy(min(float(low), mean)) if np.isfinite(low) else None,
+        "high": tidy(max(float(high), mean)) if np.isfinite(high) else None,
+        "unit": "share",
+    }
 
 
 def groups(questions: Sequence[Question]) -> dict[str, np.ndarray]:
@@ -111,18 +158,45 @@ def groups(questions: Sequence[Question]) -> dict[str, np.ndarray]:
     return found | {f"kind/{name}": kind == name for name in KINDS if (kind == name).any()}
 
 
+def second_groups(questions: Sequence[Question], seconds: np.ndarray) -> dict[str, np.ndarray]:
+    """Questions about one sound by the second at which it is: "second/sound_when/3" -> bool `[Q]`.
+
+    Args:
+        seconds: `[Q]`, as `probes.sound_seconds` gives them.
+    """
+    kind = np.array([q.kind for q in questions])
+    asked = sorted({(k, s) for k, s in zip(kind.tolist(), seconds.tolist()) if s >= 0})
+    return {f"second/{k}/{s}": (kind == k) & (seconds == s) for k, s in asked}
+
+
+def hallucination_groups(questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """The questions behind every rate of `HALLUCINATION` that is asked -> bool `[Q]`."""
+    found = {
+        name: np.array([(q.kind, q.answer) == asked for q in questions])
+        for name, asked in HALLUCINATION.items()
+    }
+    return {name: chosen for name, chosen in found.items() if chosen.any()}
+
+
 def score(
-    answers: Mapping[str, np.ndarray], questions: Sequence[Question], clip_of: np.ndarray
+    answers: Mapping[str, np.ndarray],
+    questions: Sequence[Question],
+    clip_of: np.ndarray,
+    opposite: Mapping[str, np.ndarray] | None = None,
+    seconds: np.ndarray | None = None,
 ) -> dict[str, dict]:
     """Turn answers into the metrics of a record.
 
     Args:
-        answers: condition -> `[S, Q]`, as `probes.ask_all` gives them.
+        answers: condition -> `[S, Q]`, the `right` of `probes.Answers`.
+        opposite: condition -> `[S, Q]`, the `opposite` of the same.
+        seconds: `[Q]` of `probes.sound_seconds`, for a system that hears.
 
     Returns:
-        `CONDITION/GROUP`, such as "system/order" or "blind/kind/first", and for every control
+        `CONDITION/GROUP`, such as "system/order" or "blind/kind/first"; for every control
         `gain_over_CONTROL/GROUP`: the system less the control on the same questions (paired), for
-        all groups but kinds.
+        all groups but kinds; `CONDITION/RATE` for the rates of `HALLUCINATION`; and
+        `system/second/KIND/SECOND`.
     """
     bootstrap, sets = Bootstrap(clip_of), groups(questions)
     found = {
@@ -130,8 +204,14 @@ def score(
         for condition, right in answers.items()
         for name, chosen in sets.items()
     }
+    for condition, said in (opposite or {}).items():
+        for name, chosen in hallucination_groups(questions).items():
+            found[f"{condition}/{name}"] = bootstrap.metric(said, chosen)
     if SYSTEM not in answers:
         return found
+    if seconds is not None:
+        for name, chosen in second_groups(questions, seconds).items():
+            found[f"{SYSTEM}/{name}"] = bootstrap.metric(answers[SYSTEM], chosen)
     for condition, right in answers.items():
         if condition == SYSTEM:
             continue
@@ -142,25 +222,42 @@ def score(
     return found
 
 
-def judgement(metrics: Mapping[str, dict]) -> tuple[list[str], list[str]]:
-    """What the numbers say about the system: families it beats its blind controls in, and leaks.
+@dataclass(frozen=True)
+class Judgement:
+    """What the numbers say about a system, in names of families.
 
-    Returns:
-        families in which the system's gain over every condition of `BLIND` that was asked is above
-        0 with its whole interval; and families that need sound or speech of which the same is true,
-        though a system that only sees cannot know them.
+    A family counts if the system's gain over every control that was asked is above 0 with its whole
+    interval. The controls are those of `conditions.BLIND` and, for questions that need more than
+    one kind of evidence, the conditions that lack one of them.
+
+    Attributes:
+        beaten: families whose evidence the system is given.
+        partly: families of which it is given part of the evidence: it beats those that get nothing.
+        leaks: families of which it is given nothing, so that it cannot know them.
     """
-    beaten, leaks = [], []
-    for family, evidence in FAMILIES.items():
-        gains = [
-            metrics[f"{GAIN}{name}/{family}"]
-            for name in BLIND
-            if f"{GAIN}{name}/{family}" in metrics
-        ]
-        lows = [gain["low"] for gain in gains if gain["low"] is not None]
+
+    beaten: list[str] = field(default_factory=list)
+    partly: list[str] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
+
+
+def judgement(metrics: Mapping[str, dict], evidence: frozenset[str] = EYES) -> Judgement:
+    """Tell the families that a system answers above its controls.
+
+    Args:
+        metrics: of `score`.
+        evidence: what the system is given (`conditions.given_evidence`).
+    """
+    found = Judgement()
+    for family, name in FAMILIES.items():
+        needs = needed(name)
+        lacking = tuple(c for c, lacks in LACKS.items() if lacks & needs and needs <= evidence)
+        gains = [metrics.get(f"{GAIN}{control}/{family}") for control in BLIND + lacking]
+        lows = [gain["low"] for gain in gains if gain is not None and gain["low"] is not None]
         if lows and min(lows) > 0:
-            (leaks if evidence in UNSEEN_AND_UNHEARD else beaten).append(family)
-    return beaten, leaks
+            which = found.partly if needs & evidence else found.leaks
+            (found.beaten if needs <= evidence else which).append(family)
+    return found
 
 
 def probe_table(record: dict, kinds: bool = False) -> str:
@@ -170,6 +267,8 @@ def probe_table(record: dict, kinds: bool = False) -> str:
     first = conditions[0]
     evidence = FAMILIES
     names = ["all", *(f"evidence/{e}" for e in dict.fromkeys(FAMILIES.values())), *FAMILIES]
+    rates = [name for name in HALLUCINATION if f"{first}/{name}" in metrics]
+    names += [] if kinds else rates
     if kinds:
         names = [name.split("/", 1)[1] for name in metrics if name.startswith(f"{first}/kind/")]
     lines = [["questions", "evidence", "n", *conditions]]
@@ -181,6 +280,8 @@ def probe_table(record: dict, kinds: bool = False) -> str:
         if name.startswith("evidence/"):
             label = f"all of {label.removeprefix('evidence/')}"
         cells = [metric_text(metrics[f"{c}/{name}"]).replace(" % (", " (") for c in conditions]
+        if name in rates:
+            label = label.replace("/", ", ").replace("_", " ")
         lines.append([label, evidence.get(name, ""), str(count // runs), *cells])
     lines.insert(1, ["---", "---", *["--:"] * (len(conditions) + 1)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -205,3 +306,31 @@ def bar_values(
     table = {c: {name: metrics[f"{c}/{name}"] for name in kept} for c in conditions}
     best = {name: metrics.get(f"best_constant/{name}") for name in kept}
     return table, {name: value["mean"] for name, value in best.items() if value is not None}
+
+
+def variant_values(
+    records: Mapping[str, dict], groups: Sequence[str], condition: str = SYSTEM
+) -> tuple[dict[str, dict[str, dict]], dict[str, float]]:
+    """What `figures.accuracy_by_variant` draws of several records.
+
+    Args:
+        records: name of a variant -> its record of `vlmcourse evaluate`.
+        groups: a panel each; those that no record asks stay out.
+        condition: of every record.
+
+    Returns:
+        variant -> group -> metric, and group -> share of the best constant answer.
+    """
+    found = {label: bar_values(record, [condition], groups) for label, record in records.items()}
+    table = {label: values[condition] for label, (values, _) in found.items()}
+    best: dict[str, float] = {}
+    for _, chance in found.values():
+        best = chance | best
+    return table, best
+
+
+def second_values(record: dict, kind: str, condition: str = SYSTEM) -> dict[str, dict]:
+    """Accuracy of a kind of question by the second of its sound: "3 s" -> metric, in order."""
+    start = f"{condition}/second/{kind}/"
+    found = {n.removeprefix(start): v for n, v in record["metrics"].items() if n.startswith(start)}
+    return {f"{second} s": found[second] for second in sorted(found, key=int)}

@@ -6,13 +6,20 @@ A figure that is the last value of a notebook cell shows itself once, as a PNG u
 from vlmcourse.figures.diagrams import family_tree, token_strip
 from vlmcourse.figures.media import film_strip, heat_over_frames, spectrogram, waveform
 from vlmcourse.figures.players import sound_player, video_player
-from vlmcourse.figures.results import accuracy_bars, loss_curves, read_curve
+from vlmcourse.figures.results import (
+    accuracy_bars,
+    accuracy_by_variant,
+    loss_curves,
+    read_curve,
+    training_curves_by_stage,
+)
 from vlmcourse.figures.style import PALETTE, fit_png, new_figure, png_bytes, use_house_style
 from vlmcourse.figures.timelines import clip_sheet, frame_rules, matrices, picture_grid
 
 __all__ = [
     "PALETTE",
     "accuracy_bars",
+    "accuracy_by_variant",
     "clip_sheet",
     "family_tree",
     "film_strip",
@@ -28,6 +35,7 @@ __all__ = [
     "sound_player",
     "spectrogram",
     "token_strip",
+    "training_curves_by_stage",
     "use_house_style",
     "video_player",
     "waveform",

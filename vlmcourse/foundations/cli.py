@@ -10,13 +10,38 @@ from vlmcourse.errors import UserError
 EXAMPLES = """examples:
   vlmcourse foundations                 are the shipped weights there and whole?
   vlmcourse foundations --gates         measure them on held-out scenes, write the records
-  vlmcourse foundations --rebuild       train both from nothing, then measure them
+  vlmcourse foundations --rebuild       train all from nothing, then measure them
 """
 
 PROBE_GATES = {"colour": 0.95, "shape": 0.90, "state": 0.90, "place": 0.95}
 """Least accuracy of the linear probes ("state" is the visible action)."""
 TEXT_GATES = {"events": 0.95, "storyboard": 0.90}
 """Least accuracy per family from a description as an event list, and frame by frame."""
+_WORDS = {"colour": 0.95, "shape": 0.95, "size": 0.95, "place": 0.95, "digit": 0.95, "state": 0.90}
+QFORMER_GATES = {
+    "clause": 0.85,
+    **{f"word/{slot}": least for slot, least in _WORDS.items()},
+    **{f"tokens/{slot}": least for slot, least in _WORDS.items()},
+    "match": 0.90,
+    "match/pairs": 0.95,
+    "text_to_frame": 0.90,
+    "frame_to_text": 0.90,
+    "changed_frame": 0.90,
+}
+"""Least shares for the image Q-Former; names as in `image_qformer_gates`."""
+
+IMAGEBIND_GATES = {
+    "picture_of_sound": 0.90,
+    "sound_of_picture": 0.85,
+    "among_32_pictures": 0.90,
+    "among_32_sounds": 0.85,
+    "probe_kind": 0.95,
+    "probe_silence": 0.95,
+    "probe_two_kinds": 0.90,
+    "dubbed_kind": 0.95,
+}
+"""Least shares for ImageBind; names as in `imagebind_gates`, where chance is 1/6 for the first two
+and for every kind, and 1/15 for two kinds."""
 
 
 def main(argv: list[str]) -> int:
@@ -29,11 +54,11 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--gates", action="store_true", help="measure and record the gates")
     parser.add_argument("--rebuild", action="store_true", help="train from nothing and export")
-    parser.add_argument("--only", choices=("vision_encoder", "language_model"))
+    parser.add_argument("--only", choices=tuple(WEIGHTS))
     parser.add_argument("--out", type=Path, default=Path("runs/foundations"), help="checkpoints")
     parser.add_argument("--steps", type=int, help="other than the recipe says (to try things out)")
     args = parser.parse_args(argv)
-    chosen = [args.only] if args.only else ["vision_encoder", "language_model"]
+    chosen = [args.only] if args.only else list(WEIGHTS)
     for name in chosen:
         if args.rebuild:
             rebuild(
@@ -48,6 +73,8 @@ def main(argv: list[str]) -> int:
 
 WEIGHTS = {
     "vision_encoder": "vision_encoder.safetensors",
+    "image_qformer": "image_qformer.safetensors",
+    "imagebind": "imagebind.safetensors",
     "language_model": "language_model/model.safetensors",
 }
 
@@ -105,6 +132,12 @@ def measure(name: str) -> None:
     if name == "vision_encoder":
         _measure_vision(command)
         return
+    if name == "image_qformer":
+        _measure_image_qformer(command)
+        return
+    if name == "imagebind":
+        _measure_imagebind(command)
+        return
     for form in ("events", "storyboard", "fused", "fused_timed"):
         _measure_language(command, form)
 
@@ -121,6 +154,41 @@ def _measure_vision(command: str) -> None:
         for slot, right in vision_gates(load_vision_encoder()).items():
             run.metrics[slot] = metric([float(r) for r in right], unit="share")
         _verdict(run, PROBE_GATES)
+
+
+def _measure_image_qformer(command: str) -> None:
+    from vlmcourse.backbones.foundations import load_image_text_qformer, load_vision_encoder
+    from vlmcourse.foundations.image_qformer_gates import image_qformer_gates
+    from vlmcourse.foundations.training import EXPERIMENTS
+    from vlmcourse.records import Run, metric
+
+    settings = {
+        "gates": QFORMER_GATES,
+        "weights": checksums(["vision_encoder", "image_qformer"]),
+    }
+    path = EXPERIMENTS / "records" / "image_qformer_gates.json"
+    with Run(path, command, settings) as run:
+        answers = image_qformer_gates(load_image_text_qformer(), load_vision_encoder())
+        for name, right in answers.items():
+            run.metrics[name] = metric([float(r) for r in right], unit="share")
+        _verdict(run, QFORMER_GATES)
+
+
+def _measure_imagebind(command: str) -> None:
+    from vlmcourse.backbones.foundations import load_imagebind
+    from vlmcourse.foundations.imagebind_gates import imagebind_gates
+    from vlmcourse.foundations.training import EXPERIMENTS
+    from vlmcourse.records import Run, metric
+
+    settings = {
+        "gates": IMAGEBIND_GATES,
+        "weights": checksums(["vision_encoder", "imagebind"]),
+    }
+    path = EXPERIMENTS / "records" / "imagebind_gates.json"
+    with Run(path, command, settings) as run:
+        for name, right in imagebind_gates(load_imagebind()).items():
+            run.metrics[name] = metric([float(r) for r in right], unit="share")
+        _verdict(run, IMAGEBIND_GATES)
 
 
 def _measure_language(command: str, form: str) -> None:

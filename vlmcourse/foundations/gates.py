@@ -69,7 +69,7 @@ def vision_gates(
         classes = sorted(set(words))
         targets = torch.eye(len(classes))[[classes.index(w) for w in words]]
         mean, scale = x.mean(0), x.std(0) + 1e-6
-        weights = _ridge((x - mean) / scale, targets)
+        weights = ridge((x - mean) / scale, targets)
         x_test, words_test = tested[slot]
         inputs = torch.cat([(x_test - mean) / scale, torch.ones(len(x_test), 1)], 1)
         guesses = (inputs @ weights).argmax(1).tolist()
@@ -77,7 +77,8 @@ def vision_gates(
     return result
 
 
-def _ridge(x, targets, penalty: float = 1.0):
+def ridge(x, targets, penalty: float = 1.0):
+    """Fit `[N, D]` to `[N, C]` by least squares -> weights `[D + 1, C]`, the last row for a 1."""
     x = torch.cat([x, torch.ones(len(x), 1)], 1).double()
     gram = x.T @ x + penalty * torch.eye(x.shape[1], dtype=torch.float64)
     return torch.linalg.solve(gram, x.T @ targets.double()).float()

@@ -15,6 +15,7 @@ from vlmcourse.foundations.tokenizer import SPECIAL
 from vlmcourse.parts.packing import PADDING, PREFIX
 from vlmcourse.world.language import (
     CAPTION_REQUESTS,
+    Moment,
     Question,
     all_questions,
     balanced_questions,
@@ -84,8 +85,12 @@ def description(story: Story, form: str, offset_s: int, rng) -> tuple[list[list[
 
 
 def _fused(story: Story, form: str, offset_s: int, rng) -> tuple[list[list[int]], list[bool]]:
-    """One position per place in raster order; an empty place is an empty bag, or is left out."""
+    """One position per place in raster order; an empty place is an empty bag, or is left out.
+
+    Sounds stand at their second, or (if every position is timed) sometimes in front of everything.
+    """
     keep_empty = rng.choice([0.0, 0.3, 1.0])
+    sounds_first = form == "fused_timed" and rng.random() < 0.3
     bags, fused = [], []
 
     def plain(text: str):
@@ -96,6 +101,14 @@ def _fused(story: Story, form: str, offset_s: int, rng) -> tuple[list[list[int]]
         bags.append(words)
         fused.append(True)
 
+    def heard(moment: Moment):
+        timed = form == "fused_timed"
+        for words in moment.heard:
+            slot(ids(words) + ([WORD_ID[str(moment.second + offset_s)]] if timed else []))
+
+    if sounds_first:
+        for moment in moments(story):
+            heard(moment)
     for moment in moments(story):
         second = WORD_ID[str(moment.second + offset_s)]
         inside = [second] if form == "fused_timed" else []
@@ -107,8 +120,8 @@ def _fused(story: Story, form: str, offset_s: int, rng) -> tuple[list[list[int]]
                 slot(ids(clauses[cell]) + inside)
             elif rng.random() < keep_empty:
                 slot(list(inside))
-        for words in moment.heard:
-            slot(ids(words) + inside)
+        if not sounds_first:
+            heard(moment)
         for words in moment.said:
             plain(f"said : {words} .")
     return bags, fused
@@ -206,7 +219,12 @@ def make_batch(
     long_s = 16 if rng.random() < long_share else 8
     most = 2 if long_s == 16 and form == "storyboard" else 4
     for _ in range(rows):
-        settings = StorySettings(duration_s=long_s, things=(2, most), held_out=held_out)
+        settings = StorySettings(
+            duration_s=long_s,
+            things=(2, most),
+            sounds=(0, int(rng.choice([2, 4]))),
+            held_out=held_out,
+        )
         stories.append(sample_story(int(rng.integers(2**62)), settings))
         late = rng.random() < offset_share
         offsets.append(int(rng.integers(64 - long_s)) if late else 0)
@@ -218,10 +236,12 @@ def make_batch(
             more = focused_questions(story, focus, questions_per_row - mixed, offset_s, rng)
             questions = questions + [q for q in more if q not in questions]
         if rng.random() < captions:
-            style = str(rng.choice(["short", "detailed"]))
+            style = str(rng.choice(["short", "detailed", "heard"]))
             questions = [
                 *questions,
-                Question(CAPTION_REQUESTS[style], caption(story, style), "caption", "caption"),
+                Question(
+                    CAPTION_REQUESTS[style], caption(story, style, offset_s), "caption", "caption"
+                ),
             ]
         made.append(make_row(story, questions, form, offset_s, rng, text_weight))
     return collate(made)

@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from vlmcourse.backbones.foundations import FOUNDATIONS
+from vlmcourse.backbones.foundations import FOUNDATIONS, FROZEN_IN_IMAGEBIND
 from vlmcourse.foundations.tokenizer import build_tokenizer
 
 EXPERIMENTS = FOUNDATIONS.parents[1] / "experiments" / "foundations"
 RECIPES = {
     "vision_encoder": EXPERIMENTS / "vision_encoder.yaml",
+    "image_qformer": EXPERIMENTS / "image_qformer.yaml",
     "language_model": EXPERIMENTS / "language_model.yaml",
+    "imagebind": EXPERIMENTS / "imagebind.yaml",
 }
 
 
@@ -69,15 +71,36 @@ def step_reached(out: Path) -> int:
 
 def export(name: str, module) -> Path:
     """Write a trained foundation to where the course reads it."""
-    return export_vision(module) if name == "vision_encoder" else export_language(module)
+    exports = {
+        "vision_encoder": export_vision,
+        "image_qformer": export_image_qformer,
+        "language_model": export_language,
+        "imagebind": export_imagebind,
+    }
+    return exports[name](module)
 
 
 def export_vision(module, folder: Path = FOUNDATIONS) -> Path:
     """Write the encoder's weights; returns the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "vision_encoder.safetensors"
+    return _write_weights(module.encoder.state_dict(), folder / "vision_encoder.safetensors")
+
+
+def export_image_qformer(module, folder: Path = FOUNDATIONS) -> Path:
+    """Write the Q-Former's weights and those of its heads; returns the file."""
+    return _write_weights(module.model.state_dict(), folder / "image_qformer.safetensors")
+
+
+def export_imagebind(module, folder: Path = FOUNDATIONS) -> Path:
+    """Write the weights of sound encoder and picture head, without the frozen picture encoder's."""
+    weights = module.imagebind.state_dict()
+    trained = {k: v for k, v in weights.items() if not k.startswith(FROZEN_IN_IMAGEBIND)}
+    return _write_weights(trained, folder / "imagebind.safetensors")
+
+
+def _write_weights(weights: dict[str, torch.Tensor], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in module.encoder.state_dict().items()}, temporary)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
     temporary.replace(path)
     return path
 

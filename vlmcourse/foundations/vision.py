@@ -86,17 +86,23 @@ def frame_labels(story: Story, time_s: float) -> list[FrameLabels]:
     return labels
 
 
-def sample_frame(
-    rng, held_out: str = "exclude", size: int = 64
-) -> tuple[np.ndarray, list[FrameLabels]]:
-    """Draw a story and one of its moments, mostly one during an event."""
+def sample_moment(rng, held_out: str = "exclude") -> tuple[Story, float]:
+    """Draw a story and one of its moments in seconds, mostly one during an event."""
     settings = StorySettings(held_out=held_out)
     story = sample_story(int(rng.integers(2**62)), settings)
     time_s = rng.random() * story.duration_s
     if rng.random() < 0.8:
         event = story.events[rng.integers(len(story.events))]
         time_s = event.start_s + rng.random() * event.length_s
-    return render_frame(story, float(time_s), size, size), frame_labels(story, float(time_s))
+    return story, float(time_s)
+
+
+def sample_frame(
+    rng, held_out: str = "exclude", size: int = 64
+) -> tuple[np.ndarray, list[FrameLabels]]:
+    """Draw a frame, mostly one during an event, and its labels."""
+    story, time_s = sample_moment(rng, held_out)
+    return render_frame(story, time_s, size, size), frame_labels(story, time_s)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 
-from vlmcourse.media.errors import MediaError
+from vlmcourse.media.errors import MediaError, VideoError
 
 # Containers whose header states how long the recording is; in the others ffmpeg only estimates it.
 _STATES_LENGTH = ("mov", "matroska", "avi", "wav", "flv", "asf")
@@ -54,6 +54,18 @@ def open_media(path: str | Path, error: type[MediaError]) -> Iterator[av.contain
         yield container
     finally:
         container.close()
+
+
+def has_tracks(path: str | Path) -> tuple[bool, bool]:
+    """Whether a file has moving pictures (the cover of a song is none), and whether it has sound.
+
+    Raises:
+        MediaError: the file is missing, empty or no recording at all.
+    """
+    with open_media(path, VideoError) as container:
+        covers = av.stream.Disposition.attached_pic
+        seen = any(not stream.disposition & covers for stream in container.streams.video)
+        return seen, bool(container.streams.audio)
 
 
 def states_length(container: av.container.InputContainer) -> bool:

@@ -15,7 +15,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vlmcourse.reference import table_units, video_chatgpt_units
+from vlmcourse.reference import (
+    blip2_qformer_units,
+    eva_vit_units,
+    imagebind_units,
+    table_units,
+    video_chatgpt_units,
+    video_llama_units,
+)
 from vlmcourse.reference.rows import (
     Check,
     Row,
@@ -31,7 +38,14 @@ NOT_COVERED = "not covered"
 def checks() -> dict[str, Check]:
     """All covered units by `"system/unit"`."""
     table: dict[str, Check] = {}
-    for module in (table_units, video_chatgpt_units):
+    for module in (
+        blip2_qformer_units,
+        eva_vit_units,
+        imagebind_units,
+        table_units,
+        video_chatgpt_units,
+        video_llama_units,
+    ):
         twice = table.keys() & module.UNITS.keys()
         if twice:
             raise ValueError(f"two checks for {sorted(twice)}")

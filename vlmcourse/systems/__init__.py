@@ -3,8 +3,9 @@ preset="world")`.
 """
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmcourse.errors import UserError
 
@@ -14,21 +15,51 @@ if TYPE_CHECKING:
 PRESETS = ("world", "paper")
 
 
-def _video_chatgpt(preset: str, device: str, foundations: Path | None) -> "VideoLanguageModel":
-    from vlmcourse.systems import video_chatgpt
+def with_options(config: Any, options: dict[str, Any]) -> Any:
+    """A system's settings with some fields changed by name.
+
+    Raises:
+        UserError: there is no such field; the message names those there are.
+    """
+    known = [field.name for field in fields(config)]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise UserError(f"unknown option {', '.join(unknown)}. Known: {', '.join(known)}")
+    return replace(config, **options)
+
+
+def _video_chatgpt(
+    preset: str, device: str, foundations: Path | None, **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.systems import video_chatgpt as system
 
     if preset == "paper":
-        return video_chatgpt.build_paper(device)
-    return video_chatgpt.build_world(device, foundations)
+        return system.build_paper(device, with_options(system.VideoChatGPTConfig(), options))
+    return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
 
 
-CONSTRUCTORS: dict[str, Callable[[str, str, Path | None], "VideoLanguageModel"]] = {
+def _video_llama(
+    preset: str, device: str, foundations: Path | None, **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.systems import video_llama as system
+
+    if preset == "paper":
+        return system.build_paper(device, with_options(system.VideoLlamaConfig(), options))
+    return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
+
+
+CONSTRUCTORS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "video_chatgpt": _video_chatgpt,
+    "video_llama": _video_llama,
 }
 
 
 def build(
-    system: str, preset: str = "world", device: str = "cpu", foundations: str | Path | None = None
+    system: str,
+    preset: str = "world",
+    device: str = "cpu",
+    foundations: str | Path | None = None,
+    **options: Any,
 ) -> "VideoLanguageModel":
     """Build a system.
 
@@ -38,12 +69,14 @@ def build(
             published sizes without weights; `vlmcourse.checkpoints.load_released` brings those).
         device: "meta" builds the paper's sizes without memory.
         foundations: a folder of frozen parts instead of `data/foundations`.
+        options: fields of the system's settings (`VideoLlamaConfig`, say) and their values.
 
     Raises:
-        UserError: an unknown name or preset, or missing files.
+        UserError: an unknown name, preset or option, or missing files.
     """
     if system not in CONSTRUCTORS:
         raise UserError(f"unknown system {system!r}. Known: {', '.join(CONSTRUCTORS)}")
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}. Known: {', '.join(PRESETS)}")
-    return CONSTRUCTORS[system](preset, device, None if foundations is None else Path(foundations))
+    folder = None if foundations is None else Path(foundations)
+    return CONSTRUCTORS[system](preset, device, folder, **options)

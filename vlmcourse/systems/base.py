@@ -4,9 +4,9 @@ The base owns what is the same in all of them: splicing, loss, generation. A sys
 paper invented: its encoder, its connector, its layout (in its processor), its surgery, its stages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmcourse.conversation import IGNORED, PICTURE, SOUND, TEXT, TokenRow, Turn
+from vlmcourse.conversation import IGNORED, PICTURE, SOUND, Turn
 from vlmcourse.parts.packing import packed_mask, packed_positions
-from vlmcourse.systems.batch import Batch, Media, collate, video_features
-from vlmcourse.systems.generation import TextStream, generation_config
-from vlmcourse.systems.processor import Clip, Processor
+from vlmcourse.systems.batch import Batch, Media, collate, one_medium
+from vlmcourse.systems.generation import (
+    LONGEST,
+    continue_prompts,
+    fitting_prompts,
+    shared_prefix,
+)
+from vlmcourse.systems.processor import Clip, Given, Processor
+from vlmcourse.systems.results import Loss, Watched
 from vlmcourse.systems.splice import SpliceError, splice
 from vlmcourse.systems.stages import Stage
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The loss of a batch.
-
-    Attributes:
-        loss: scalar, mean over all trained tokens of the batch; exactly 0 (with zero gradients)
-            when the batch trains none.
-        token_loss: `[M]` loss of every trained token, row by row.
-        rows: `[M]` row of each of them.
-        segments: `[M]` its segment (the question, in a packed row).
-        correct: `[M]` bool, whether the most likely token is the right one.
-    """
-
-    loss: Tensor
-    token_loss: Tensor
-    rows: Tensor
-    segments: Tensor
-    correct: Tensor
-
-    @property
-    def num_targets(self) -> int:
-        return self.token_loss.numel()
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A video that a model has seen: its layout facts and its features, good for any question."""
-
-    clip: Clip
-    pictures: Media | None
-    sounds: Media | None = None
 
 
 class VideoLanguageModel(nn.Module):
@@ -79,6 +52,8 @@ class VideoLanguageModel(nn.Module):
         self.language_model = language_model
         self.vision_encoder = vision_encoder
         self.processor = processor
+        self.answer_settings: dict[str, Any] = {}
+        """Settings of `generate` that the paper's inference uses; what a caller says wins."""
 
     # What a system gives
 
@@ -97,6 +72,10 @@ class VideoLanguageModel(nn.Module):
     def encode_sound(self, inputs: Tensor) -> Tensor:
         """Sound as the frozen encoder takes it, `[N, ...]`, to features `[N, P, D]`."""
         raise TypeError(f"{type(self).__name__} does not listen")
+
+    def tell_trained(self, names: Collection[str]) -> None:
+        """Called after weights were loaded, with the names of the parameters that were trained. A
+        system whose parts train apart leaves unused what did not."""
 
     @staticmethod
     def stages(preset: str) -> Sequence[Stage]:
@@ -145,6 +124,11 @@ class VideoLanguageModel(nn.Module):
     def device(self) -> torch.device:
         return self.language_model.get_input_embeddings().weight.device
 
+    def frozen_encoders(self) -> dict[str, nn.Module | None]:
+        """The encoders that `streams` comes from, by name; a feature cache lives and dies with
+        their weights."""
+        return {"vision_encoder": self.vision_encoder}
+
     def encode_frames(self, pixels: Tensor, chunk: int = 32) -> Tensor:
         """Features of frames, `chunk` at a time; on the graph only if the encoder trains.
 
@@ -155,7 +139,8 @@ class VideoLanguageModel(nn.Module):
             `[N, P, D]`.
         """
         trains = any(p.requires_grad for p in self.vision_encoder.parameters())
-        pixels = pixels.to(next(self.vision_encoder.parameters()).dtype)
+        first = next(self.vision_encoder.parameters())
+        pixels = pixels.to(first.device, first.dtype)
         with nullcontext() if trains else torch.no_grad():
             return torch.cat([self.vision_encoder(part) for part in pixels.split(chunk)])
 
@@ -227,18 +212,84 @@ class VideoLanguageModel(nn.Module):
 
     # Answering
 
-    @torch.no_grad()
-    def watch(self, path: str | Path) -> Watched:
-        """Read a video file and compute its features once. Raises MediaError for a bad file."""
-        clip = self.processor.read(path)
-        pixels = self.vision_encoder.preprocess(clip.frames)
-        features = self.encode_frames(pixels.to(self.device))
-        return self.remember(features, clip)
+    def stream_inputs(self, clip: Clip) -> dict[str, Tensor]:
+        """What the encoders take of a clip, by name of the stream.
 
-    def remember(self, features: Tensor, clip: Clip) -> Watched:
-        """A watched video from features `[T, P, D]` that were computed before."""
-        media = video_features(features, clip.times_s)
-        return Watched(clip, media.to(self.device))
+        Returns:
+            "pictures" `[T, 3, h, w]`; a system that listens adds its streams. A stream that the
+            clip lacks is left out.
+        """
+        if clip.frames is None:
+            return {}
+        return {"pictures": self.vision_encoder.preprocess(clip.frames)}
+
+    @torch.no_grad()
+    def streams(self, clip: Clip, only: Collection[str | None] = ()) -> dict[str, Tensor]:
+        """Frozen features of everything a clip holds, by name of the stream.
+
+        Args:
+            only: names of the streams that are wanted; all without any.
+
+        Returns:
+            "pictures" `[T, P, D]`; a system that listens adds its streams, `[M, P, D]`.
+        """
+        encode = {"pictures": self.encode_frames}
+        return {
+            name: encode.get(name, self.encode_sound)(inputs)
+            for name, inputs in self.stream_inputs(clip).items()
+            if not only or name in only
+        }
+
+    def stream_times_s(self, name: str, clip: Clip) -> Tensor:
+        """Seconds `[T]` of a stream's entries: the sound's for "sounds", else the frames'."""
+        return clip.sound_times_s if name == "sounds" else clip.times_s
+
+    def media(
+        self, streams: Mapping[str, Tensor], clip: Clip, encoded: bool = True
+    ) -> tuple[Media | None, Media | None]:
+        """Pictures and sounds as `clip.given` says; a stream that the clip lacks gives None.
+
+        Args:
+            streams: features by name; or what the encoders take (`stream_inputs`).
+            encoded: which of the two they are.
+        """
+        names = (clip.given.pictures, clip.given.sounds)
+        return tuple(
+            one_medium(streams[name], self.stream_times_s(name, clip), encoded)
+            if name in streams
+            else None
+            for name in names
+        )
+
+    @torch.no_grad()
+    def watch(self, path: str | Path, given: Given | None = None) -> Watched:
+        """Read a video file and compute its features once.
+
+        Args:
+            given: what of it the model is given; None means what its processor says.
+
+        Raises:
+            MediaError: a bad file.
+        """
+        clip = self.processor.read(path)
+        if given is not None:
+            clip = replace(clip, given=given)
+        wanted = (clip.given.pictures, clip.given.sounds)
+        return self.remember(self.streams(clip, wanted), clip)
+
+    def remember(self, features: Tensor | Mapping[str, Tensor], clip: Clip) -> Watched:
+        """A watched video from features that were computed before.
+
+        Args:
+            features: streams by name; or those of the pictures alone, `[T, P, D]`.
+        """
+        streams = {"pictures": features} if isinstance(features, Tensor) else features
+        pictures, sounds = self.media(streams, clip)
+        return Watched(
+            clip,
+            None if pictures is None else pictures.to(self.device),
+            None if sounds is None else sounds.to(self.device),
+        )
 
     @torch.no_grad()
     def answer(
@@ -264,7 +315,9 @@ class VideoLanguageModel(nn.Module):
         pad = self.processor.tokenizer.pad_id
         rows = [self.processor.question_row(q, watched.clip, history) for q in questions]
         same_video = share_prefix and not self.video_depends_on_question and len(rows) > 1
-        shared = _shared_prefix(rows) if same_video else 0
+        room = self._room(settings)
+        fits = room is None or max(len(row) for row in rows) <= room
+        shared = shared_prefix(rows) if same_video and fits else 0
         if shared == 0:
             pictures, sounds = self.question_media(watched, questions)
             batch = collate(rows, pad, pictures, sounds, side="left")
@@ -296,39 +349,41 @@ class VideoLanguageModel(nn.Module):
         Args:
             batch: padded at the left (`collate(..., side="left")`), not packed.
             settings: `max_new_tokens=64`, `temperature=0.0` (0 takes the likeliest token),
-                `top_p=1.0`, `num_beams=1`, `repetition_penalty=1.0`, `length_penalty=1.0`, and
-                `streamer`: a function that gets text as it grows (one row only).
+                `top_p=1.0`, `num_beams=1`, `repetition_penalty=1.0`, `length_penalty=1.0`;
+                `context=None`: prompt and answer together are at most this long, and a longer
+                prompt loses its beginning; and `streamer`: a function that gets text as it grows
+                (one row only). Where nothing is said, `answer_settings` count.
 
         Raises:
             ValueError: rows that do not end together, packed rows, or a stream of several rows.
         """
         if batch.segments is not None or not bool(batch.attention[:, -1].all()):
             raise ValueError('generation needs unpacked rows, padded with side="left"')
-        return self._generate(self.embed(batch), self.language_inputs(batch), None, **settings)
+        return self._generate(self.embed(batch), self.language_inputs(batch), **settings)
 
     def _generate(
         self,
         embeddings: Tensor,
         inputs: dict[str, Tensor],
-        cache: Any,
-        num_beams: int = 1,
+        cache: Any = None,
         streamer: Callable[[str], None] | None = None,
         **settings: Any,
     ) -> list[str]:
         """Generate behind prompt embeddings `[B, L, E]`; the cache may hold their beginning."""
-        tokenizer = self.processor.tokenizer
-        if streamer is not None and (len(embeddings) > 1 or num_beams > 1):
-            raise ValueError("a stream shows one row without beams")
-        if cache is not None:
-            cache.batch_repeat_interleave(len(embeddings) * num_beams)
-        ids = self.language_model.generate(
-            inputs_embeds=embeddings,
-            past_key_values=cache,
-            generation_config=generation_config(tokenizer, num_beams=num_beams, **settings),
-            streamer=None if streamer is None else TextStream(tokenizer.decode, streamer),
-            **inputs,
+        return continue_prompts(
+            self.language_model,
+            self.processor,
+            fitting_prompts(embeddings, inputs, self._room(settings)),
+            {**self.answer_settings, **settings},
+            cache,
+            streamer,
         )
-        return [tokenizer.decode(row.tolist()).strip() for row in ids]
+
+    def _room(self, settings: Mapping[str, Any]) -> int | None:
+        """The longest prompt that leaves room for an answer; None without a limit."""
+        settings = {**self.answer_settings, **settings}
+        context = settings.get("context")
+        return None if context is None else context - settings.get("max_new_tokens", LONGEST)
 
     def _mask_values(self, visible: Tensor) -> Tensor:
         """A bool mask `[B, 1, L, L]` as the language model's attention takes it."""
@@ -336,12 +391,3 @@ class VideoLanguageModel(nn.Module):
             return visible
         lowest = torch.finfo(self._dtype).min
         return torch.zeros_like(visible, dtype=self._dtype).masked_fill(~visible, lowest)
-
-
-def _shared_prefix(rows: Sequence[TokenRow]) -> int:
-    """Length of what all prompts begin with, short of each; 0 if media stand behind it."""
-    length = min(len(row) for row in rows) - 1
-    while length and any(row.ids[:length] != rows[0].ids[:length] for row in rows):
-        length -= 1
-    outside = any(kind != TEXT for row in rows for kind in row.kinds[length:])
-    return 0 if outside else length

@@ -179,10 +179,21 @@ def stack_media(items: Sequence[Media], rows: Sequence[int] | None = None) -> Me
 
 def video_features(features: Tensor, times_s: Tensor | None = None) -> Media:
     """Media of one video from its cached features `[T, P, D]` and frame times `[T]`."""
-    count = features.shape[0]
+    return one_medium(features, times_s)
+
+
+def one_medium(values: Tensor, times_s: Tensor | None = None, encoded: bool = True) -> Media:
+    """Media of one video or one sound.
+
+    Args:
+        values: features `[T, P, D]`; or what the encoder takes, `[T, ...]`.
+        times_s: `[T]`; zeros where nobody cares.
+        encoded: which of the two `values` are.
+    """
+    count = values.shape[0]
     times = torch.zeros(count) if times_s is None else torch.as_tensor(times_s)
     return Media(
         frame_mask=torch.ones(1, count, dtype=torch.bool),
         times_s=times.to(torch.float32)[None],
-        features=features[None],
+        **{"features" if encoded else "inputs": values[None]},
     )

@@ -13,11 +13,25 @@ from vlmcourse.conversation import (
     Conversation,
     Piece,
     Template,
+    Text,
     TokenRow,
     Turn,
     lay_out,
     tokenise,
 )
+
+
+@dataclass(frozen=True)
+class Given:
+    """What of a video a model is given, by the names of streams (`VideoLanguageModel.streams`).
+
+    Attributes:
+        pictures: the stream that fills the places of pictures; None for a model that only listens.
+        sounds: the stream that fills the places of sound; None for a model that only looks.
+    """
+
+    pictures: str | None = "pictures"
+    sounds: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,25 +42,48 @@ class Clip:
         times_s: `[T]` float32, second of each chosen frame.
         frames: `[T, H, W, 3]` uint8, or None where only the layout matters (features are cached).
         duration_s: length of the file.
-        sound: what `media.audio.read_audio` gave, if the system listens.
+        sound: sound as the system's encoder takes it, `[M, ...]`, if the system listens and the
+            file has a sound track.
+        sound_times_s: `[M]` float32, the second at which each stretch of sound begins; None if
+            there is none.
         cues: subtitle cues in order, if the system reads them.
+        given: what of all this the model is given.
     """
 
     times_s: Tensor
     frames: Tensor | None = None
     duration_s: float = 0.0
-    sound: Any = None
+    sound: Tensor | None = None
+    sound_times_s: Tensor | None = None
     cues: Sequence[Any] = field(default_factory=tuple)
+    given: Given = Given()
 
     @property
     def num_frames(self) -> int:
         return int(self.times_s.shape[0])
 
+    @property
+    def is_picture(self) -> bool:
+        """Whether this is one picture, not a video: one frame that lasts no time."""
+        return self.num_frames == 1 and self.duration_s == 0
+
+    def has_stream(self, name: str | None) -> bool:
+        """Whether there is anything behind the name of a stream (`Given`)."""
+        if name == "sounds":
+            return self.sound_times_s is not None and len(self.sound_times_s) > 0
+        return name is not None and self.num_frames > 0
+
 
 class Processor:
     """Base of every system's processor; it can travel to worker processes, for it holds no weights.
 
-    A subclass gives `read` and `expand`.
+    A subclass gives `read` and `expand`; and where answers do not simply end with the end token,
+    `stop_sequences` (of ids), `stop_texts` and `answer_text`.
+
+    Attributes:
+        given: what of a video the model is given unless it is told otherwise.
+        layout_only: names of settings that change rows of tokens, but neither what `read` takes
+            from a file nor frozen features of it: features in a cache stay good when they change.
 
     Args:
         tokenizer: with all of the system's tokens added.
@@ -54,6 +91,12 @@ class Processor:
         answer_template: the template for questions; None means the same.
         video_last: put the question in front of the video when answering.
     """
+
+    given: Given = Given()
+    layout_only: tuple[str, ...] = ()
+
+    stop_sequences: tuple[tuple[int, ...], ...] = ()
+    stop_texts: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -71,9 +114,22 @@ class Processor:
         """Read what the system needs from a video file. Raises MediaError for a bad file."""
         raise TypeError(f"{type(self).__name__} does not read files")
 
+    def read_for_training(self, path: str | Path, draw: int, form: str = "conversation") -> Clip:
+        """The same with what a paper's training leaves to chance (crops, frames).
+
+        Args:
+            draw: a random number; the clip depends on nothing else.
+            form: of the sample, "conversation", "caption" or "prompted_caption".
+        """
+        return self.read(path)
+
     def expand(self, kind: str, clip: Clip) -> Sequence[Piece]:
         """Pieces that stand for one medium ("video", "picture" or "sound") of this clip."""
         raise TypeError(f"{type(self).__name__} has no places for a {kind}")
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """The answer in what was generated."""
+        return self.tokenizer.decode(ids).strip()
 
     def row(
         self,
@@ -86,6 +142,33 @@ class Processor:
         pieces = lay_out(
             conversation, template or self.template, lambda kind: self.expand(kind, clip)
         )
+        return tokenise(pieces, self.tokenizer, max_length)
+
+    def caption_row(
+        self,
+        caption: str,
+        clip: Clip,
+        medium: str = "video",
+        prompted: bool = False,
+        draw: int = 0,
+        max_length: int | None = None,
+    ) -> TokenRow:
+        """Ids, labels and kinds of a caption behind its medium: alignment data without questions.
+
+        Args:
+            caption: trained, with what ends an answer.
+            medium: "video" or "picture".
+            prompted: put a request to describe in front, for systems whose paper has some.
+            draw: a random number that chooses among several requests.
+            max_length: as `row`; a system may count the caption alone, if its paper does.
+
+        Raises:
+            ValueError: `prompted`, and the system has no requests.
+        """
+        if prompted:
+            raise ValueError(f"{type(self).__name__} has no requests to put in front of captions")
+        behind = (Text(caption, trained=True), *self.template.after_answer)
+        pieces = (*self.template.start, *self.expand(medium, clip), *behind)
         return tokenise(pieces, self.tokenizer, max_length)
 
     def question_turn(self, question: str, first: bool = True) -> Turn:

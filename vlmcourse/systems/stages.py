@@ -16,10 +16,17 @@ class Stage:
         trains: patterns of parameter names (`fnmatch`: `*`, `?`); everything else is frozen.
         data: what it is trained on.
         init_from: the stage whose weights it starts from, None for the first.
-        learning_rate, min_learning_rate, warmup_ratio, schedule: of the learning rate.
+        learning_rate, min_learning_rate: highest rate, and the one that the schedule ends at.
+        warmup_ratio: share of all steps in which the rate rises in a line; `warmup_steps` takes its
+            place where it is not None.
+        warmup_start_rate: the rate that the warm-up starts from.
+        schedule: after the warm-up: "cosine", "linear" or "constant"; "cosine_from_start" counts
+            the cosine from step 0, so the rate falls by a little jump where the warm-up ends.
         weight_decay, betas: of AdamW.
         batch_size: conversations a step over all devices.
         epochs: passes over the data; or `steps`, whichever is not None.
+        iterations_per_epoch: steps that count as one epoch, for mixtures, which have no end; None
+            means a pass over the data.
         max_grad_norm: gradient clipping; None for none.
         precision: as Lightning names it.
         max_length: longest row in tokens.
@@ -35,9 +42,12 @@ class Stage:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_ratio: float = 0.03
+    warmup_steps: int | None = None
+    warmup_start_rate: float = 0.0
     schedule: str = "cosine"
     batch_size: int = 32
     epochs: float | None = None
+    iterations_per_epoch: int | None = None
     steps: int | None = None
     max_grad_norm: float | None = 1.0
     precision: str = "32-true"

@@ -108,7 +108,15 @@ WORLD_STAGES = (
 
 
 class VideoChatGPTProcessor(Processor):
-    """Files to frames and conversations to rows, as Video-ChatGPT does."""
+    """Files to frames and conversations to rows, as Video-ChatGPT does.
+
+    A picture is a video of one frame.
+    """
+
+    layout_only = (
+        *("num_temporal", "spatial_grid", "base_vocabulary", "video_last", "max_length"),
+        "num_patches",
+    )
 
     def __init__(self, tokenizer: Tokenizer, config: VideoChatGPTConfig, num_patches: int):
         super().__init__(tokenizer, config.template, config.answer_template, config.video_last)
@@ -136,7 +144,7 @@ class VideoChatGPTProcessor(Processor):
         return max(num_frames, self.config.num_temporal) + spatial
 
     def expand(self, kind: str, clip: Clip) -> Sequence[Piece]:
-        if kind != "video":
+        if kind not in ("video", "picture"):
             return super().expand(kind, clip)
         patch, start, end = VIDEO_TOKENS
         places = Places(PICTURE, self.num_tokens(clip.num_frames), patch)
@@ -204,9 +212,9 @@ class VideoChatGPT(VideoLanguageModel):
         return {"paper": PAPER_STAGES, "world": WORLD_STAGES}[preset]
 
 
-def build_paper(device: str = "meta") -> VideoChatGPT:
+def build_paper(device: str = "meta", config: VideoChatGPTConfig | None = None) -> VideoChatGPT:
     """The published sizes, CLIP ViT-L/14 and LLaMA-7B, without weights and without a tokenizer."""
-    config = VideoChatGPTConfig()
+    config = config or VideoChatGPTConfig()
     with torch.device(device):
         encoder = ClipEncoder(ClipConfig())
         llama = build_llama(LlamaSizes(vocab_size=config.base_vocabulary + len(VIDEO_TOKENS)))

@@ -9,12 +9,14 @@ EXAMPLES = """\
 examples:
   vlmcourse train --system video_chatgpt
   vlmcourse train --system video_chatgpt --stage instruction_tuning --seed 1 --model.stage.steps=200
+  vlmcourse train --system video_chatgpt --model.options.spatial_grid=4 --seed 1
   vlmcourse train --config my_stage.yaml --out runs/mine --device cuda
   vlmcourse train --system video_chatgpt --stage alignment --print_config
 
 Every setting of a stage file can be said on the command line by its dotted name, for example
 --model.stage.learning_rate=1e-3, --data.questions_per_video=1 or --trainer.deterministic=true;
---print_config shows them all. Finished stages are reused, killed ones go on."""
+--print_config shows them all. --model.options.NAME=VALUE changes the system itself. Finished
+stages are reused, killed ones go on."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,12 +29,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--system", help="for example video_chatgpt")
-    add("--preset", default="world", help="world or paper (default: %(default)s)")
+    add("--recipe", default="world", help="world, paper or another: the beginning of the names of "
+        "the stage files in experiments/SYSTEM (default: %(default)s)")  # fmt: skip
     add("--stage", default="all", help="all, or a stage's name (default: %(default)s)")
     add("--config", type=Path, help="one stage file instead of --system")
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    add("--out", type=Path, help="folder of the run (default: runs/SYSTEM/PRESET-seedSEED)")
+    add("--init-from", type=Path, help="the folder of a finished stage that the first stage "
+        "starts from")  # fmt: skip
+    add("--out", type=Path, help="folder of the run (default: runs/SYSTEM/RECIPE-seedSEED, with "
+        "the settings that differ behind the recipe)")  # fmt: skip
     add("--records", type=Path, help="folder for records (default: records/ in the run's folder)")
     add("--scale", type=float, default=1.0, help="multiplies the steps (default: %(default)s)")
     add("--print_config", action="store_true", help="show all settings and stop")
@@ -54,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.config is not None:
         files = [args.config]
     else:
-        files = stage_files(args.system, args.preset)
+        files = stage_files(args.system, args.recipe)
     if args.print_config:
         seed = f"--model.seed={args.seed}"
         for path in files:
@@ -69,10 +75,18 @@ def main(argv: list[str] | None = None) -> int:
     if args.config is not None:
         out = args.out or Path("runs") / args.config.stem
         options = [f"--model.seed={args.seed}", *overrides]
+        options += [f"--model.init_from={args.init_from}"] if args.init_from else []
         results = [runner.run_stage(args.config, out, options, **common)]
     else:
         results = runner.run_stages(
-            args.system, args.preset, args.seed, args.out, args.stage, overrides, **common
+            args.system,
+            args.recipe,
+            args.seed,
+            args.out,
+            args.stage,
+            overrides,
+            init_from=args.init_from,
+            **common,
         )
     for result in results:
         told = "reused" if result.reused else f"record {result.record}"

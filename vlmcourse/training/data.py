@@ -1,15 +1,14 @@
-"""Instruction data as batches: the questions of one video share its tokens, and batch i is always
+"""Training data as batches: the questions of one video share its tokens, and batch i is always
 batch i.
 
-The batch of a step is a pure function of the seed and the step's number, so a run that was killed
-sees the same batches as one that was not. Nothing is kept between steps but what can be read again.
+A batch is a pure function of the seed and its number, so a run that was killed sees the same
+batches as one that was not.
 """
 
 import hashlib
-import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -17,135 +16,47 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from vlmcourse.conversation import Conversation, Turn, pack
+from vlmcourse.conversation import Conversation, TokenRow, Turn, pack
 from vlmcourse.errors import UserError
 from vlmcourse.media.errors import MediaError
-from vlmcourse.systems.base import VideoLanguageModel
-from vlmcourse.systems.batch import Batch, Media, collate, stack_media, video_features
-from vlmcourse.systems.processor import Clip
+from vlmcourse.systems.base import VideoLanguageModel, Watched
+from vlmcourse.systems.batch import Batch, collate, stack_media
+from vlmcourse.systems.processor import Clip, Given
 from vlmcourse.training.feature_cache import FeatureCache, cache_features
-from vlmcourse.training.instruction_data import Sample, read_llava_json
+from vlmcourse.training.instruction_data import Sample
+from vlmcourse.training.order import Draws, Order
+from vlmcourse.training.sources import FORMS, Source, located
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
-"""Relative paths that do not exist from here are looked for in the checkout, as notebooks need
-it."""
+SHOWN = 8
+"""Names that a warning spells out."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Conversations in one JSON file, about videos in one folder.
+class Part:
+    """Samples that whole batches are drawn from: those of one source, or of all together."""
 
-    Attributes:
-        json: LLaVA's or Video-ChatGPT's form (instruction_data.py).
-        videos: folder of the files; None means `clips/` beside the JSON.
-        evidence: keep only questions that need one of these ("picture", "motion", ...), where the
-            file tells; None keeps all.
-        missing: "error", or "skip" to leave out (with a warning that names them) videos that are
-            gone.
-        limit: use only the first so many videos.
-    """
-
-    json: Path
-    videos: Path | None = None
-    evidence: tuple[str, ...] | None = None
-    missing: str = "error"
-    limit: int | None = None
-
-    def samples(self) -> list[Sample]:
-        """Read the file. Raises InstructionDataError or UserError."""
-        path = located(self.json)
-        folder = path.parent / "clips" if self.videos is None else located(self.videos)
-        samples = read_llava_json(path, folder, self.missing)
-        if self.evidence is not None:
-            samples = [s for s in samples if s.evidence is None or s.evidence in self.evidence]
-        if self.limit is not None:
-            kept = set(list(dict.fromkeys(s.video for s in samples))[: self.limit])
-            samples = [s for s in samples if s.video in kept]
-        if not samples:
-            raise UserError(f"{path}: no conversation is left (evidence {self.evidence})")
-        return samples
-
-    def checksum(self) -> str:
-        """One sha256 for what is read: the world's own where there is a manifest, else of the
-        JSON."""
-        path = located(self.json)
-        manifest = path.parent / "manifest.json"
-        if manifest.is_file():
-            told = json.loads(manifest.read_text(encoding="utf-8"))
-            if path.name in told.get("files", {}):
-                return told["data_checksum"]
-        try:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from error
-
-
-def located(path: str | Path) -> Path:
-    """A path as given, or the same below the checkout where only that exists."""
-    path = Path(path)
-    return ROOT / path if not path.exists() and (ROOT / path).exists() else path
-
-
-def conversation_of(sample: Sample) -> Conversation:
-    """The turns of a sample; a system text is dropped, for the template has its own."""
-    return Conversation(tuple(Turn(role, text) for role, text in sample.turns if role != "system"))
-
-
-class Order:
-    """Which samples stand together at which place of an endless stream.
-
-    A *unit* is up to `together` samples about one video. An epoch holds every sample once; its
-    order comes from the seed and its number alone. A video's samples are dealt to its units as
-    evenly as they go.
-
-    Args:
-        videos: video of each sample.
-        together: samples of one video in a unit.
-        seed: of the order.
-    """
-
-    def __init__(self, videos: Sequence[Path], together: int, seed: int):
-        groups: dict[Path, list[int]] = {}
-        for index, video in enumerate(videos):
-            groups.setdefault(video, []).append(index)
-        self.groups = list(groups.values())
-        self.together, self.seed = together, seed
-        self.units_per_epoch = sum(-(-len(group) // together) for group in self.groups)
-        self._epoch: tuple[int, list[list[int]]] = (-1, [])
-
-    def epoch(self, number: int) -> list[list[int]]:
-        """All units of one epoch, in order."""
-        if self._epoch[0] != number:
-            rng = np.random.default_rng([self.seed, number])
-            units = []
-            for group in self.groups:
-                shuffled = rng.permutation(group)
-                parts = np.array_split(shuffled, -(-len(group) // self.together))
-                units.extend([int(i) for i in part] for part in parts)
-            self._epoch = (number, [units[i] for i in rng.permutation(len(units))])
-        return self._epoch[1]
-
-    def units(self, start: int, count: int) -> list[list[int]]:
-        """`count` units from place `start` of the stream on, over the borders of epochs."""
-        places = [divmod(i, self.units_per_epoch) for i in range(start, start + count)]
-        return [self.epoch(epoch)[place] for epoch, place in places]
+    samples: list[Sample]
+    order: Order
+    units_per_batch: int
 
 
 class VideoInstructionData(pl.LightningDataModule):
-    """Batches of conversations about videos.
+    """Batches of conversations and captions about videos and pictures.
 
     Args:
-        train: where the conversations come from.
-        val: the same for the validation loss; none is measured without.
+        train: where they come from; either all sources have a weight or none has.
+        val: the same for the validation loss; none is measured without. Weights play no part.
         questions_per_video: conversations that share a video's tokens in one row
             (parts/packing.py); 1 is one conversation a row, as in the official codes. Numbers are
             the same, packing is faster.
-        accumulate: parts in which a step's batch goes through the model.
-        cache: folder of frozen features; None encodes the frames of every batch anew, which is
-            needed when the encoder trains.
+        accumulate: parts in which a step's batch goes through the model; of a mixture, each part is
+            drawn from a source of its own.
+        cache: folder of frozen features; None computes those of every batch anew, which is needed
+            when the encoder trains.
         val_videos: videos that the validation loss looks at, the first ones.
+        given: what of a video the model is given; None means what its processor says.
     """
 
     def __init__(
@@ -156,15 +67,28 @@ class VideoInstructionData(pl.LightningDataModule):
         accumulate: int = 1,
         cache: Path | None = Path("data/cache"),
         val_videos: int = 64,
+        given: Given | None = None,
     ):
         super().__init__()
         if questions_per_video < 1 or accumulate < 1:
             raise UserError("questions_per_video and accumulate must be at least 1")
+        weights = [source.weight for source in train]
+        if any(weight is not None and not weight > 0 for weight in weights):
+            raise UserError("a source's weight must be above 0")
+        if len({weight is None for weight in weights}) > 1:
+            raise UserError("either every source of data.train has a weight, or none has")
         self.sources, self.val_sources = train, val or []
         self.questions_per_video, self.accumulate = questions_per_video, accumulate
-        self.cache_root, self.val_videos = cache, val_videos
+        self.cache_root, self.val_videos, self.given = cache, val_videos, given
         self.unreadable: dict[Path, str] = {}
+        self.lacking: dict[Path, str] = {}
+        """Clips that lack a stream that the model is given (silent ones), and which."""
         self.cache: FeatureCache | None = None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether each batch comes from one source, drawn by weight."""
+        return self.sources[0].weight is not None
 
     def checksum(self) -> str:
         """One sha256 for all that is read."""
@@ -184,7 +108,7 @@ class VideoInstructionData(pl.LightningDataModule):
         """Read the conversations and bring the features into being; called once, before training.
 
         Args:
-            model: whose processor makes rows, and whose encoder makes features.
+            model: whose processor makes rows, and whose encoders make features.
             system: its name, for the cache.
             batch_size: conversations a step.
             seed: of the order.
@@ -194,44 +118,98 @@ class VideoInstructionData(pl.LightningDataModule):
             UserError: files that cannot be used; see `Source` and `cache_features`.
         """
         self.model, self.max_length, self.batch_size = model, max_length, batch_size
+        self.seed, self.given = seed, self.given or model.processor.given
         if self.cache_root is not None and encoder_trains(model):
             raise UserError("the encoder trains, so its features cannot be cached: data.cache=null")
-        samples = [s for source in self.sources for s in source.samples()]
+        read = [source.samples() for source in self.sources]
         val = [s for source in self.val_sources for s in source.samples()]
         kept = set(list(dict.fromkeys(s.video for s in val))[: self.val_videos])
         val = [s for s in val if s.video in kept]
         if self.cache_root is not None:
-            videos = [s.video for s in (*samples, *val)]
+            videos = [s.video for samples in (*read, val) for s in samples]
             self.cache = cache_features(
                 model, system, videos, located(self.cache_root), device, progress=progress
             )
             self.unreadable = dict(self.cache.unreadable)
-            samples = [s for s in samples if s.video in self.cache]
-            val = [s for s in val if s.video in self.cache]
-            if not samples:
-                raise UserError("none of the videos to train on can be read")
-        self.samples, self.val_samples = samples, val
-        self.order = Order([s.video for s in samples], self.questions_per_video, seed)
-        together = -(-len(samples) // self.order.units_per_epoch)  # a unit's usual size
-        self.units_per_batch = max(1, round(batch_size / together / self.accumulate))
+            read = [self._usable(x, source) for x, source in zip(read, self.sources, strict=True)]
+            val = self._usable(val, self.val_sources[0]) if val else val
+        if self.mixes:
+            self.draws = Draws([source.weight for source in self.sources], seed)
+            self.parts = [self._part(x, [seed, number]) for number, x in enumerate(read)]
+        else:
+            self.parts = [self._part([s for samples in read for s in samples], seed)]
+        self.val_part = self._part(val, 0) if val else None
+
+    def _usable(self, samples: list[Sample], source: Source) -> list[Sample]:
+        """Samples of clips that can be read and have every stream that the model is given."""
+        path = located(source.json)
+        samples = [s for s in samples if s.video in self.cache]
+        if not samples:
+            raise UserError(f"{path}: none of its videos can be read")
+        lacking = {}
+        for video in dict.fromkeys(s.video for s in samples):
+            missing = lacks(self.given, self.cache.streams(video))
+            if missing:
+                lacking[video] = missing
+        self.lacking |= lacking
+        kept = [s for s in samples if s.video not in lacking]
+        if lacking:
+            told = f"{len(lacking)} videos have no {', '.join(sorted(set(lacking.values())))}"
+            names = ", ".join(video.name for video in list(lacking)[:SHOWN])
+            more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+            if not kept:
+                some = ", ".join(sorted(self.cache.streams(samples[0].video)))
+                raise UserError(f"{path}: all {told}; {samples[0].video.name} has {some}")
+            count = len(samples) - len(kept)
+            log.warning("%s: %d samples left out, for %s: %s%s", path, count, told, names, more)
+        return kept
+
+    def _part(self, samples: list[Sample], seed: int | Sequence[int]) -> Part:
+        order = Order([s.video for s in samples], self.questions_per_video, seed)
+        units = max(1, round(self.batch_size / order.unit_size / self.accumulate))
+        return Part(samples, order, units)
 
     def steps_per_epoch(self) -> int:
-        """Steps until every conversation was seen once."""
-        return -(-self.order.units_per_epoch // (self.units_per_batch * self.accumulate))
-
-    def media(self, video: Path) -> tuple[Clip, Media]:
-        """The layout facts of a video, and its features or pixels.
+        """Steps until every conversation was seen once.
 
         Raises:
-            MediaError: without a cache, for a file that cannot be read.
+            UserError: the data is a mixture, which has no such number.
+        """
+        if self.mixes:
+            raise UserError(
+                "a mixture of sources has no epochs of its own: say model.stage.steps, or "
+                "model.stage.iterations_per_epoch"
+            )
+        part = self.parts[0]
+        return -(-part.order.units_per_epoch // (part.units_per_batch * self.accumulate))
+
+    def media(self, video: Path, draw: int | None = None, form: str = FORMS[0]) -> Watched:
+        """The layout facts of a video, and what the model is given of it: cached features, or what
+        the encoders take.
+
+        Args:
+            draw: without a cache, read the file as the system's training does
+                (`Processor.read_for_training`); None reads it as for questions.
+            form: see `Source`.
+
+        Raises:
+            MediaError: without a cache, for a file that cannot be read or lacks what is given.
         """
         if self.cache is not None:
-            clip, features = self.cache.load(video)
-            return clip, video_features(features, clip.times_s)
-        clip = self.model.processor.read(video)
-        pixels = self.model.vision_encoder.preprocess(clip.frames)[None]  # [1, T, 3, h, w]
-        mask = torch.ones(pixels.shape[:2], dtype=torch.bool)
-        return clip, Media(mask, clip.times_s[None], inputs=pixels)
+            wanted = [name for name in (self.given.pictures, self.given.sounds) if name]
+            clip, streams = self.cache.load(video, wanted)
+        else:
+            processor = self.model.processor
+            if draw is None:
+                clip = processor.read(video)
+            else:
+                clip = processor.read_for_training(video, draw, form)
+            streams = self.model.stream_inputs(clip)
+            if missing := lacks(self.given, streams):
+                self.lacking[video] = missing
+                raise MediaError(video, f"it has no {missing}")
+        clip = replace(clip, given=self.given)
+        return Watched(clip, *self.model.media(streams, clip, self.cache is not None))
 
     def batch(self, index: int) -> Batch:
         """The batch `index` of the stream (of `accumulate` batches a step).
@@ -242,40 +220,59 @@ class VideoInstructionData(pl.LightningDataModule):
         Raises:
             UserError: no video of the batch can be read.
         """
-        units = self.order.units(index * self.units_per_batch, self.units_per_batch)
-        return self._batch([[self.samples[i] for i in unit] for unit in units])
+        number, earlier = self.draws(index) if self.mixes else (0, index)
+        return self._batch(self.parts[number], earlier * self.parts[number].units_per_batch, index)
 
-    def _batch(self, units: Sequence[Sequence[Sample]]) -> Batch:
-        rows, media = [], []
+    def _batch(self, part: Part, start: int, index: int, count: int | None = None) -> Batch:
+        """`count` units of a part (usually a batch's) from a place of its stream on.
+
+        `index` decides what is drawn at random within the batch.
+        """
+        rng = np.random.default_rng([self.seed, index])
+        units = part.order.units(start, count or part.units_per_batch)
+        rows, seen = [], []
         for unit in units:
-            video = unit[0].video
+            samples = [part.samples[i] for i in unit]
+            draw, *draws = rng.integers(2**31, size=1 + len(samples)).tolist()
+            video, form = samples[0].video, samples[0].form
             try:
-                clip, seen = self.media(video)
+                watched = self.media(video, None if part is self.val_part else draw, form)
             except MediaError as error:
                 if video not in self.unreadable:
                     log.warning("left out of training: %s", error)
                 self.unreadable[video] = error.reason
                 continue
-            processor = self.model.processor
-            made = [
-                processor.row(conversation_of(s), clip, max_length=self.max_length) for s in unit
-            ]
+            made = [self.row(s, watched.clip, draw) for s, draw in zip(samples, draws, strict=True)]
             rows.append(pack(made) if len(made) > 1 else made[0])
-            media.append(seen)
+            seen.append(watched)
         if not rows:
-            names = ", ".join(sorted({unit[0].video.name for unit in units}))
+            names = ", ".join(sorted({part.samples[unit[0]].video.name for unit in units}))
             raise UserError(f"none of the videos of a batch can be read: {names}")
-        return collate(rows, self.model.processor.tokenizer.pad_id, stack_media(media))
+        pictures, sounds = (
+            stack_media([getattr(x, kind) for x in seen]) if getattr(self.given, kind) else None
+            for kind in ("pictures", "sounds")
+        )
+        return collate(rows, self.model.processor.tokenizer.pad_id, pictures, sounds)
+
+    def row(self, sample: Sample, clip: Clip, draw: int = 0) -> TokenRow:
+        """The row of one sample; `draw` chooses among a system's requests for a caption."""
+        processor = self.model.processor
+        longest = sample.max_length or self.max_length
+        if sample.form == "conversation":
+            return processor.row(conversation_of(sample), clip, max_length=longest)
+        caption, prompted = sample.turns[1][1], sample.form == "prompted_caption"
+        try:
+            return processor.caption_row(caption, clip, sample.medium, prompted, draw, longest)
+        except ValueError as error:
+            raise UserError(f"{sample.video.name}: {error}") from error
 
     def val_batches(self) -> Iterator[Batch]:
         """All validation conversations once, always in the same order."""
-        if not self.val_samples:
+        if self.val_part is None:
             return
-        order = Order([s.video for s in self.val_samples], self.questions_per_video, seed=0)
-        for start in range(0, order.units_per_epoch, self.units_per_batch):
-            count = min(self.units_per_batch, order.units_per_epoch - start)
-            units = order.units(start, count)
-            yield self._batch([[self.val_samples[i] for i in unit] for unit in units])
+        total, step = self.val_part.order.units_per_epoch, self.val_part.units_per_batch
+        for start in range(0, total, step):
+            yield self._batch(self.val_part, start, start, min(step, total - start))
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -300,7 +297,18 @@ class _Stream(IterableDataset):
             index += 1
 
 
+def conversation_of(sample: Sample) -> Conversation:
+    """The turns of a sample; a system text is dropped, for the template has its own."""
+    return Conversation(tuple(Turn(role, text) for role, text in sample.turns if role != "system"))
+
+
+def lacks(given: Given, streams: Collection[str]) -> str:
+    """The streams that a model is given but a clip lacks, as text; "" if it has all."""
+    wanted = (given.pictures, given.sounds)
+    return " and ".join(name for name in wanted if name is not None and name not in streams)
+
+
 def encoder_trains(model: VideoLanguageModel) -> bool:
-    """Whether any weight of the picture encoder trains."""
-    encoder = model.vision_encoder
-    return encoder is not None and any(p.requires_grad for p in encoder.parameters())
+    """Whether any weight of a frozen encoder trains after all."""
+    encoders = [encoder for encoder in model.frozen_encoders().values() if encoder is not None]
+    return any(p.requires_grad for encoder in encoders for p in encoder.parameters())

@@ -1,37 +1,40 @@
 """Frozen features of videos, computed once and kept on disk in half precision.
 
-A cache is a folder `SYSTEM-HASH/` of safetensors shards; the hash covers the encoder's weights and
-the rule that picks frames, so another encoder finds another folder. A clip is kept under a hash of
-its file's bytes: a file that changes is computed anew, and splits share what they have in common.
-Every shard is whole or not there, so a killed run goes on behind the last shard. Clips that cannot
-be read are never
+A cache is a folder `SYSTEM-HASH/` of safetensors shards; the hash covers the weights of all frozen
+encoders and the rule that reads a file, so another encoder finds another folder. A clip is kept
+under a hash of its file's bytes: a file that changes is computed anew, and splits share what they
+have in common. Each clip has one tensor a stream (`VideoLanguageModel.streams`) and the times of
+its frames and of its sound; a clip without sound has no stream of sound. Every shard is whole or
+not there, so a killed run goes on behind the last shard. Clips that cannot be read are never
 skipped in silence: they are counted, named with the reason, and listed in `unreadable.json`.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmcourse.conversation import Template
 from vlmcourse.errors import UserError
 from vlmcourse.media.errors import MediaError
 from vlmcourse.systems.base import VideoLanguageModel
-from vlmcourse.systems.processor import Clip, Processor
+from vlmcourse.systems.processor import Clip, Given, Processor
 from vlmcourse.training.weights import fingerprint
 from vlmcourse.world.files import whole_file, write_bytes
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of the hash; raised when preprocessing or the layout of shards changes."""
+FACTS = ("times_s", "sound_times_s", "duration_s")
+"""What a shard holds of a clip besides its streams."""
 UNREADABLE, LOCK = "unreadable.json", ".lock"
 WHOLE_MIB = 8
 """Files up to this size are hashed whole, larger ones by size and both ends."""
@@ -50,15 +53,17 @@ class FeatureCache:
         keys: the hash of each readable video's bytes.
         unreadable: the reason for each that is not.
         computed: how many clips were computed just now (0 when all was there).
+        given: what the clips that are loaded say they are given, as far as they have it.
     """
 
     folder: Path
     keys: dict[Path, str]
     unreadable: dict[Path, str]
     computed: int = 0
+    given: Given = field(default_factory=Given)
 
     def __post_init__(self):
-        self._shards = _shards_by_key(self.folder)
+        self._contents = _contents(self.folder)
         self._open: dict[Path, Any] = {}
 
     def __getstate__(self) -> dict:
@@ -70,24 +75,47 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def load(self, video: Path) -> tuple[Clip, Tensor]:
-        """The layout facts of a clip (without its frames) and its features `[T, P, D]` float16.
+    def streams(self, video: Path) -> tuple[str, ...]:
+        """Names of the streams that a video has. Raises CacheError as `load`."""
+        _, names = self._contents[self._key(video)]
+        return tuple(name for name in names if name not in FACTS)
+
+    def load(
+        self, video: Path, streams: Collection[str] | None = None
+    ) -> tuple[Clip, dict[str, Tensor]]:
+        """The layout facts of a clip (without frames and sound) and its features by stream.
+
+        Args:
+            streams: read only these, as far as the video has them; None reads all.
+
+        Returns:
+            the clip, and `[T, P, D]` float16 for every stream.
 
         Raises:
             CacheError: the video is unreadable, or was not among those asked for.
         """
         from safetensors import safe_open
 
-        if video not in self.keys:
-            reason = self.unreadable.get(video, "not in this cache")
-            raise CacheError(f"{video}: no features ({reason})")
-        key = self.keys[video]
-        shard = self._shards[key]
+        key = self._key(video)
+        shard, names = self._contents[key]
         if shard not in self._open:
             self._open[shard] = safe_open(shard, "pt")
         get = self._open[shard].get_tensor
-        clip = Clip(get(f"{key}.times_s"), None, float(get(f"{key}.duration_s")))
-        return clip, get(f"{key}.features")
+        there = self.streams(video)
+        clip = Clip(
+            get(f"{key}.times_s"),
+            duration_s=float(get(f"{key}.duration_s")),
+            sound_times_s=get(f"{key}.sound_times_s") if "sound_times_s" in names else None,
+            given=Given(*(name if name in there else None for name in vars(self.given).values())),
+        )
+        wanted = there if streams is None else [name for name in streams if name in there]
+        return clip, {name: get(f"{key}.{name}") for name in wanted}
+
+    def _key(self, video: Path) -> str:
+        if video not in self.keys:
+            reason = self.unreadable.get(video, "not in this cache")
+            raise CacheError(f"{video}: no features ({reason})")
+        return self.keys[video]
 
 
 def cache_features(
@@ -104,7 +132,7 @@ def cache_features(
     Two runs that want the same cache do not compute it twice: the second waits for the first.
 
     Args:
-        model: with encoder and processor; the encoder is moved to `device` for the work.
+        model: with encoders and processor; its frozen encoders are moved to `device` for the work.
         system: its name, for the folder.
         videos: paths; the same may stand there several times.
         root: folder of all caches.
@@ -117,14 +145,15 @@ def cache_features(
     folder.mkdir(parents=True, exist_ok=True)
     keys = {video: file_key(video) for video in dict.fromkeys(videos)}
     with one_writer(folder):
-        known = _shards_by_key(folder)
+        known = _contents(folder)
         missing = {key: video for video, key in keys.items() if key not in known}
         reasons = _compute(model, folder, missing, device, shard_clips, progress)
     unreadable = {video: reasons[key] for video, key in keys.items() if key in reasons}
     if unreadable:
         _tell(folder, unreadable, len(keys))
     readable = {video: key for video, key in keys.items() if key not in reasons}
-    return FeatureCache(folder, readable, unreadable, len(missing) - len(reasons))
+    computed = len(missing) - len(reasons)
+    return FeatureCache(folder, readable, unreadable, computed, model.processor.given)
 
 
 def _tell(folder: Path, unreadable: dict[Path, str], total: int) -> None:
@@ -157,47 +186,53 @@ def _compute(
 
     unreadable: dict[str, str] = {}
     todo = list(missing.items())
-    encoder = model.vision_encoder
     if not todo:
         return unreadable
-    if encoder is None or model.processor is None:
-        raise CacheError("a model without encoder or processor computes no features")
-    home = next(encoder.parameters()).device
-    was_training = encoder.training
-    encoder.to(device).eval()
-    try:
-        with tqdm(
+    with (
+        _at_work(frozen_encoders(model).values(), device),
+        tqdm(
             total=len(todo), desc="features", unit="clip", mininterval=1, disable=not progress
-        ) as bar:
-            for start in range(0, len(todo), shard_clips):
-                tensors: dict[str, Tensor] = {}
-                for key, video in todo[start : start + shard_clips]:
-                    try:
-                        tensors |= _clip_tensors(model, video, key, device)
-                    except MediaError as error:
-                        unreadable[key] = error.reason
-                    bar.update()
-                if tensors:
-                    _write_shard(folder, tensors)
-    finally:
-        encoder.to(home).train(was_training)
+        ) as bar,
+    ):
+        for start in range(0, len(todo), shard_clips):
+            tensors: dict[str, Tensor] = {}
+            for key, video in todo[start : start + shard_clips]:
+                try:
+                    tensors |= _clip_tensors(model, video, key)
+                except MediaError as error:
+                    unreadable[key] = error.reason
+                bar.update()
+            if tensors:
+                _write_shard(folder, tensors)
     return unreadable
 
 
-@torch.no_grad()
-def _clip_tensors(
-    model: VideoLanguageModel, video: Path, key: str, device: str | torch.device
-) -> dict[str, Tensor]:
+@contextmanager
+def _at_work(encoders: Iterable[nn.Module], device: str | torch.device) -> Iterator[None]:
+    """Encoders on a device and in eval mode; afterwards they are as they were."""
+    before = [(e, next(e.parameters()).device, e.training) for e in encoders]
+    try:
+        for encoder, _, _ in before:
+            encoder.to(device).eval()
+        yield
+    finally:
+        for encoder, home, was_training in before:
+            encoder.to(home).train(was_training)
+
+
+def _clip_tensors(model: VideoLanguageModel, video: Path, key: str) -> dict[str, Tensor]:
     clip = model.processor.read(video)
-    pixels = model.vision_encoder.preprocess(clip.frames)
-    features = model.encode_frames(pixels.to(device)).to("cpu", torch.float16)  # [T, P, D]
-    if not bool(features.isfinite().all()):
-        raise CacheError(f"{video}: features do not fit half precision")
-    return {
-        f"{key}.features": features.contiguous(),
-        f"{key}.times_s": clip.times_s.to(torch.float32),
-        f"{key}.duration_s": torch.tensor(clip.duration_s, dtype=torch.float64),
+    tensors = {
+        "times_s": clip.times_s.to(torch.float32),
+        "duration_s": torch.tensor(clip.duration_s, dtype=torch.float64),
     }
+    if clip.sound_times_s is not None:
+        tensors["sound_times_s"] = clip.sound_times_s.to(torch.float32)
+    for name, features in model.streams(clip).items():
+        tensors[name] = features.to("cpu", torch.float16)  # [T, P, D]
+        if not bool(tensors[name].isfinite().all()):
+            raise CacheError(f"{video}: features ({name}) do not fit half precision")
+    return {f"{key}.{name}": value.contiguous() for name, value in tensors.items()}
 
 
 def _write_shard(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -208,48 +243,57 @@ def _write_shard(folder: Path, tensors: dict[str, Tensor]) -> None:
         save_file(tensors, part)
 
 
-def _shards_by_key(folder: Path) -> dict[str, Path]:
-    """The shard of every clip; a damaged shard (a full disk, say) is removed and its clips are
-    missing."""
+def _contents(folder: Path) -> dict[str, tuple[Path, set[str]]]:
+    """The shard of every clip and the names of what it holds of it; a damaged shard (a full disk,
+    say) is removed and its clips are missing."""
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, Path] = {}
+    found: dict[str, tuple[Path, set[str]]] = {}
     for shard in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(shard, "pt") as file:
-                names = list(file.keys())
+                held = [name.split(".", 1) for name in list(file.keys())]
         except (OSError, SafetensorError) as error:
             log.warning("%s is damaged (%s): its clips are computed again", shard, error)
             shard.unlink(missing_ok=True)
             continue
-        found |= {name.removesuffix(".features"): shard for name in names if "features" in name}
+        for key, name in held:
+            found.setdefault(key, (shard, set()))[1].add(name)
     return found
 
 
-def features_hash(model: VideoLanguageModel) -> str:
-    """A hash of what decides a clip's features: encoder, its weights, and the rule that picks
-    frames."""
-    encoder = model.vision_encoder
-    if encoder is None or model.processor is None:
+def frozen_encoders(model: VideoLanguageModel) -> dict[str, nn.Module]:
+    """The encoders that features come from, by name. Raises CacheError if there are none."""
+    encoders = {name: part for name, part in model.frozen_encoders().items() if part is not None}
+    if not encoders or model.processor is None:
         raise CacheError("a model without encoder or processor computes no features")
-    parts = [
-        str(FORMAT),
-        type(encoder).__qualname__,
-        repr(getattr(encoder, "config", "")),
-        fingerprint(encoder.state_dict()),
-        type(model.processor).__qualname__,
-        json.dumps(frame_rule(model.processor), sort_keys=True),
-    ]
+    return encoders
+
+
+def features_hash(model: VideoLanguageModel) -> str:
+    """A hash of what decides a clip's features: the encoders, their weights, and the rule that
+    reads a file."""
+    parts = [str(FORMAT)]
+    for name, encoder in sorted(frozen_encoders(model).items()):
+        told = (type(encoder).__qualname__, repr(getattr(encoder, "config", "")))
+        parts += [name, *told, fingerprint(encoder.state_dict())]
+    rule = json.dumps(reading_rule(model.processor), sort_keys=True)
+    parts += [type(model.processor).__qualname__, rule]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def frame_rule(processor: Processor) -> dict[str, str]:
-    """The plain settings of a processor, without templates: what may change the frames it picks."""
+def reading_rule(processor: Processor) -> dict[str, str]:
+    """The plain settings of a processor that may change what it reads from a file.
+
+    Templates are left out, and what the processor's `layout_only` names.
+    """
     plain: dict[str, str] = {}
 
     def collect(prefix: str, values: dict[str, Any]) -> None:
         for name, value in values.items():
-            if is_dataclass(value) and not isinstance(value, Template):
+            if name in processor.layout_only or isinstance(value, (Template, Given)):
+                continue
+            if is_dataclass(value):
                 collect(f"{prefix}{name}.", {f.name: getattr(value, f.name) for f in fields(value)})
             elif value is None or isinstance(value, (str, int, float, bool, tuple)):
                 plain[prefix + name] = repr(value)

@@ -1,18 +1,27 @@
-"""Instruction data from JSON: the world's own files, LLaVA's and Video-ChatGPT's, and a user's.
+"""Conversations and captions from files: the world's own, those of public sets, and a user's.
 
-Two shapes of entry are read, also mixed in one file:
+These shapes of entry are read, also mixed in one JSON list:
 
 - LLaVA's: `{"id", "video", "conversations": [{"from": "human", "value": ...}, ...]}` with any
-  number of turns, and `family`, `kind` and `evidence` where the world wrote it;
-- Video-ChatGPT's merged file (VideoInstruct100K): `{"q", "a", "video_id"}`.
+  number of turns, and `family`, `kind` and `evidence` where the world wrote it; with "image" in the
+  place of "video" it is about a picture;
+- Video-ChatGPT's merged file (VideoInstruct100K): `{"q", "a", "video_id"}`;
+- VideoChat's: `{"video", "QA": [{"q", "a"}, ...]}`;
+- MiniGPT-4's captions (`filter_cap.json`): an object whose "annotations" are
+  `{"image_id", "caption"}`, the picture being `ID.jpg`.
+
+`read_captions` reads CSVs of captions as WebVid has them. A caption becomes a conversation whose
+question is the bare video or picture.
 
 Official: mbzuai-oryx/Video-ChatGPT@659e04b:scripts/convert_instruction_json_to_training_format.py
     turns the second shape into the first, with `<video>` after the question in every other entry,
-    and names the files of features (`ID.pkl`) as videos.
-Differs: both shapes are read as they are; `ID.pkl` and `ID` find the video `ID.mp4` (or another
-    ending).
+    and names the files of features (`ID.pkl`) as videos; the last two shapes and the CSVs are read
+    by DAMO-NLP-SG/Video-LLaMA@64888c0:video_llama/datasets/datasets/.
+Differs: all shapes are read as they are; `ID.pkl` and `ID` find the video `ID.mp4` (or another
+    ending). Files that cannot be found are told, not replaced by others at random.
 """
 
+import csv
 import json
 import logging
 from dataclasses import dataclass
@@ -23,19 +32,24 @@ from vlmcourse.errors import UserError
 
 log = logging.getLogger(__name__)
 
-VIDEO_TOKEN = "<video>"
+VIDEO_TOKEN, IMAGE_TOKEN = "<video>", "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif")
+SUFFIXES = {
+    VIDEO_TOKEN: (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif"),
+    IMAGE_TOKEN: (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"),
+}
+"""Endings of files by what stands for them in a question."""
 SHOWN = 8
 """Problems that an error message spells out; the others are counted."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation about one video.
+    """One conversation about one video or picture.
 
-    `turns` alternate between ("user", text) and ("assistant", text). The first holds `<video>`
-    exactly once, where the video stands; no other turn does.
+    `turns` alternate between ("user", text) and ("assistant", text). The first holds `<video>` (or
+    `<image>`, for a picture) exactly once, where the video stands; no other turn does. `video` is
+    the file, of a picture too. `form` and `max_length` are those of the source (sources.py).
     """
 
     id: str
@@ -44,11 +58,19 @@ class Sample:
     family: str | None = None
     evidence: str | None = None
     kind: str | None = None
+    form: str = "conversation"
+    max_length: int | None = None
+
+    @property
+    def medium(self) -> str:
+        """Return "picture" or "video"."""
+        return "picture" if IMAGE_TOKEN in self.turns[0][1] else "video"
 
     @property
     def plain_turns(self) -> tuple[tuple[str, str], ...]:
-        """Return the turns without `<video>` and the line break beside it."""
-        return tuple((role, text.replace(VIDEO_TOKEN, "").strip()) for role, text in self.turns)
+        """Return the turns without `<video>` or `<image>` and the line break beside it."""
+        token = IMAGE_TOKEN if self.medium == "picture" else VIDEO_TOKEN
+        return tuple((role, text.replace(token, "").strip()) for role, text in self.turns)
 
 
 class InstructionDataError(UserError):
@@ -67,7 +89,7 @@ class InstructionDataError(UserError):
 def read_llava_json(
     path: str | Path, video_folder: str | Path, missing: str = "error"
 ) -> list[Sample]:
-    """Read a file of conversations about videos that lie in a folder.
+    """Read a JSON file of conversations about videos or pictures that lie in a folder.
 
     Every entry is looked at before an error is raised, so that one run tells all that is wrong.
 
@@ -82,16 +104,53 @@ def read_llava_json(
         InstructionDataError: the file cannot be read; an entry is malformed; a video is missing and
             `missing` is "error"; or no entry is left.
     """
+    return _samples(path, _read_entries(path), Path(video_folder), missing)
+
+
+def read_captions(
+    path: str | Path, video_folder: str | Path, missing: str = "error"
+) -> list[Sample]:
+    """Read a CSV of captions in WebVid's form: columns `videoid` and `name`, perhaps `page_dir`.
+
+    The file of a row is `PAGE_DIR/VIDEOID.mp4` (or another ending) in `video_folder`. Arguments,
+    result and errors are those of `read_llava_json`; rows count from 0 behind the header.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            lacking = {"videoid", "name"} - set(rows.fieldnames or ())
+            if lacking:
+                raise InstructionDataError(path, f"lacks the columns {', '.join(sorted(lacking))}")
+            entries = [_caption_entry(row) for row in rows]
+    except OSError as error:
+        raise InstructionDataError(path, error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise InstructionDataError(path, "not a text file in UTF-8") from error
+    except csv.Error as error:
+        raise InstructionDataError(path, f"not a CSV: {error}") from error
+    if not entries:
+        raise InstructionDataError(path, "holds no entries")
+    return _samples(path, entries, Path(video_folder), missing)
+
+
+def _caption_entry(row: dict[str, str | None]) -> dict:
+    name = row["videoid"]
+    if name and row.get("page_dir"):
+        name = f"{row['page_dir']}/{name}"
+    return {"video": name, "caption": row["name"], "id": row["videoid"]}
+
+
+def _samples(path: str | Path, entries: list, folder: Path, missing: str) -> list[Sample]:
+    """All entries as samples; what is wrong with any of them is told at once."""
     if missing not in ("error", "skip"):
         raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
-    folder = Path(video_folder)
     samples, problems, absent, skipped = [], [], set(), 0
-    entries = _read_entries(path)
-    find_video = lru_cache(maxsize=None)(lambda name: _find_video(folder, name))
+    find_video = lru_cache(maxsize=None)(lambda name, token: _find_video(folder, name, token))
     for index, entry in enumerate(entries):
         try:
             fields = _fields(index, entry)
-            video = find_video(fields.pop("video"))
+            token = IMAGE_TOKEN if IMAGE_TOKEN in fields["turns"][0][1] else VIDEO_TOKEN
+            video = find_video(fields.pop("video"), token)
         except _EntryError as error:
             problems.append((index, str(error)))
         except _NoVideo as error:
@@ -121,6 +180,8 @@ def _read_entries(path: str | Path) -> list:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InstructionDataError(path, f"not JSON: {error.msg} ({where})") from error
+    if isinstance(entries, dict) and isinstance(entries.get("annotations"), list):
+        entries = entries["annotations"]
     if not isinstance(entries, list):
         raise InstructionDataError(path, f"holds {_kind(entries)}, not a list of entries")
     if not entries:
@@ -160,18 +221,26 @@ def _fields(index: int, entry) -> dict:
     """Check one entry -> the fields of `Sample`, with `video` still a name."""
     if not isinstance(entry, dict):
         raise _EntryError(f"{_kind(entry)} instead of an object")
+    of_picture = entry.get("video") is None and ("image" in entry or "image_id" in entry)
+    token, key = (IMAGE_TOKEN, "image") if of_picture else (VIDEO_TOKEN, "video")
+    name = entry.get(key)
     if "conversations" in entry:
-        turns, name = _turns(entry["conversations"]), entry.get("video")
-        if name is None and "image" in entry:
-            raise _EntryError("about a picture ('image'), not about a video")
+        turns = _place(_turns(entry["conversations"]), token)
     elif {"q", "a", "video_id"} <= entry.keys():
-        asked, said = _text(entry["q"], "'q'"), _text(entry["a"], "'a'")
+        asked, name = _text(entry["q"], "'q'"), entry["video_id"]
         asked = f"{VIDEO_TOKEN}\n{asked}" if index % 2 else f"{asked}\n{VIDEO_TOKEN}"
-        turns = [("user", asked), ("assistant", said)]
-        name = entry["video_id"]
+        turns = _place([("user", asked), ("assistant", _text(entry["a"], "'a'"))], token)
+    elif "QA" in entry:
+        turns = _place(_rounds(entry["QA"]), token)
+    elif "caption" in entry:
+        turns = [("user", token), ("assistant", _text(entry["caption"], "'caption'"))]
+        if name is None and isinstance(entry.get("image_id"), (str, int)):
+            name, key = str(entry["image_id"]), "image_id"
     else:
-        raise _EntryError("neither 'conversations' nor 'q', 'a' and 'video_id'")
-    fields = {"video": _text(name, "'video'"), "turns": tuple(_place_video(turns))}
+        raise _EntryError(
+            "neither 'conversations' nor 'q', 'a' and 'video_id', nor 'QA', nor 'caption'"
+        )
+    fields = {"video": _text(name, f"'{key}'"), "turns": tuple(turns)}
     if entry.get("id") is not None:
         fields["id"] = str(entry["id"])
     for extra in ("family", "evidence", "kind"):
@@ -212,25 +281,41 @@ def _turns(conversation) -> list[tuple[str, str]]:
     return turns
 
 
-def _place_video(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Make sure that `<video>` (some files say `<image>`) stands once, in the first user turn."""
-    turns = [(role, text.replace("<image>", VIDEO_TOKEN)) for role, text in turns]
-    counts = [text.count(VIDEO_TOKEN) for _, text in turns]
+def _rounds(rounds) -> list[tuple[str, str]]:
+    """Turns of an entry in VideoChat's shape."""
+    if not isinstance(rounds, list) or not rounds:
+        raise _EntryError("'QA' is no list of rounds")
+    turns = []
+    for number, one in enumerate(rounds):
+        if not isinstance(one, dict):
+            raise _EntryError(f"round {number} is {_kind(one)} instead of an object")
+        turns.append(("user", _text(one.get("q"), f"'q' of round {number}")))
+        turns.append(("assistant", _text(one.get("a"), f"'a' of round {number}")))
+    return turns
+
+
+def _place(turns: list[tuple[str, str]], token: str) -> list[tuple[str, str]]:
+    """Make sure that `<video>` or `<image>` (some files say the other) stands once, in the first
+    user turn."""
+    other = VIDEO_TOKEN if token == IMAGE_TOKEN else IMAGE_TOKEN
+    turns = [(role, text.replace(other, token)) for role, text in turns]
+    counts = [text.count(token) for _, text in turns]
     if counts[0] > 1 or any(counts[1:]):
-        raise _EntryError(f"{VIDEO_TOKEN} must stand once, in the first question, or nowhere")
+        raise _EntryError(f"{token} must stand once, in the first question, or nowhere")
     text = turns[0][1]
-    if text == VIDEO_TOKEN:
+    if text == token:
         raise _EntryError("the first question is empty")
-    first = text if counts[0] else f"{VIDEO_TOKEN}\n{text}"
+    first = text if counts[0] else f"{token}\n{text}"
     return [("user", first), *turns[1:]]
 
 
-def _find_video(folder: Path, name: str) -> Path:
-    """Return the file of a video name, which may lack its ending or name a feature file."""
-    path = folder / name
+def _find_video(folder: Path, name: str, token: str) -> Path:
+    """Return the file of a video or picture name, which may lack its ending or name a feature
+    file."""
+    path, suffixes = folder / name, SUFFIXES[token]
     stem = path.with_suffix("") if path.suffix in (".pkl", ".npy", ".pt") else path
-    candidates = [path] if path.suffix.lower() in SUFFIXES else []
-    candidates += [stem.parent / (stem.name + suffix) for suffix in SUFFIXES]
+    candidates = [path] if path.suffix.lower() in suffixes else []
+    candidates += [stem.parent / (stem.name + suffix) for suffix in suffixes]
     try:
         return next(candidate for candidate in candidates if candidate.is_file())
     except (StopIteration, OSError) as error:  # OSError: a name that no file can have

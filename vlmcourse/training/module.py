@@ -19,7 +19,7 @@ from vlmcourse.training.weights import load_weights, names_matching
 
 log = logging.getLogger(__name__)
 
-SCHEDULES = ("cosine", "linear", "constant")
+SCHEDULES = ("cosine", "cosine_from_start", "linear", "constant")
 
 
 class VideoInstruction(pl.LightningModule):
@@ -35,6 +35,7 @@ class VideoInstruction(pl.LightningModule):
         weights: folder of the frozen parts: foundations (world; None for the usual place) or the
             downloaded official files (paper).
         fresh: give what trains new random values (official files bring trained ones).
+        options: of `systems.build`: settings of the system that differ from its preset's.
 
     Raises:
         UserError: an unknown name; patterns that match nothing; weights that do not fit.
@@ -51,6 +52,7 @@ class VideoInstruction(pl.LightningModule):
         init_from: Path | None = None,
         weights: Path | None = None,
         fresh: bool = False,
+        options: dict[str, Any] | None = None,
     ):
         super().__init__()
         if stage.schedule not in SCHEDULES:
@@ -60,7 +62,9 @@ class VideoInstruction(pl.LightningModule):
         self.system, self.stage, self.seed = system, stage, seed
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.model = _built(system, preset, weights)
+            self.model = _built(system, preset, weights, options or {})
+        self.scale = 1.0
+        """Share of the planned steps that is run; a warm-up in steps shrinks with it."""
         self.inherited: tuple[str, ...] = ()
         if init_from is not None:
             self.inherited = load_weights(self.model, init_from).trains
@@ -103,7 +107,8 @@ class VideoInstruction(pl.LightningModule):
         return self
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+        part = batch_idx % self.trainer.accumulate_grad_batches
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step + part * 2_000_000_011)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         result = self.model(batch)
@@ -132,7 +137,11 @@ class VideoInstruction(pl.LightningModule):
         return {"loss": loss / tokens, "answer_accuracy": correct / tokens, "tokens": tokens}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW (decay on matrices only) and the stage's schedule, step by step."""
+        """AdamW and the stage's schedule, step by step.
+
+        Biases and scales (tensors of one axis) do not decay; matrices, position embeddings and
+        query tokens do, as in the official runs.
+        """
         stage = self.stage
         chosen = [p for p in self.parameters() if p.requires_grad]
         groups = [
@@ -146,7 +155,7 @@ class VideoInstruction(pl.LightningModule):
         )
         total = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: learning_rate_factor(stage, step, total)
+            optimiser, lambda step: learning_rate_factor(stage, step, total, self.scale)
         )
         return {
             "optimizer": optimiser,
@@ -165,15 +174,17 @@ class VideoInstruction(pl.LightningModule):
             )
 
 
-def _built(system: str, preset: str, weights: Path | None) -> VideoLanguageModel:
+def _built(
+    system: str, preset: str, weights: Path | None, options: dict[str, Any]
+) -> VideoLanguageModel:
     """A system with its frozen parts, on the CPU. Raises UserError."""
     if preset != "paper":
-        return systems.build(system, preset, "cpu", weights)
+        return systems.build(system, preset, "cpu", weights, **options)
     from vlmcourse.checkpoints import load_released
 
     if weights is None:
         raise UserError("the paper preset trains from downloaded files: say model.weights=FOLDER")
-    return load_released(system, weights, "cpu", torch.float32)
+    return load_released(system, weights, "cpu", torch.float32, **options)
 
 
 def counts(result: Loss) -> dict[str, float]:
@@ -181,20 +192,29 @@ def counts(result: Loss) -> dict[str, float]:
     return {"correct": result.correct.sum().detach(), "tokens": result.num_targets}
 
 
-def learning_rate_factor(stage: Stage, step: int, total: int) -> float:
+def learning_rate_factor(stage: Stage, step: int, total: int, scale: float = 1.0) -> float:
     """The share of the learning rate at a step, from 0 on: linear warm-up, then the schedule.
 
-    Official: as `get_cosine_schedule_with_warmup` of transformers, which the papers' trainers use:
-    the first step of a warm-up has rate 0. Differs: the cosine may end at `min_learning_rate`.
+    Official: "cosine" is `get_cosine_schedule_with_warmup` of transformers, which the trainers of
+    LLaVA and Video-ChatGPT use: the first step of a warm-up has rate 0. "cosine_from_start" is
+    DAMO-NLP-SG/Video-LLaMA@64888c0:video_llama/common/optims.py. Differs: any schedule may end at
+    `min_learning_rate`.
+
+    Args:
+        step: from 0 on.
+        total: number of steps.
+        scale: share of the planned steps that `total` is.
     """
     warmup = math.ceil(total * stage.warmup_ratio)
+    if stage.warmup_steps is not None:
+        warmup = round(stage.warmup_steps * scale)
     if step < warmup:
-        return step / warmup
-    done = min((step - warmup) / max(total - warmup, 1), 1.0)
+        start = stage.warmup_start_rate / stage.learning_rate
+        return start + (1 - start) * step / warmup
+    done = step - warmup, total - warmup
+    if stage.schedule == "cosine_from_start":
+        done = step, total
+    share = min(done[0] / max(done[1], 1), 1.0)
     lowest = stage.min_learning_rate / stage.learning_rate
-    shape = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
-        "linear": 1 - done,
-        "constant": 1.0,
-    }[stage.schedule]
-    return lowest + (1 - lowest) * shape
+    shape = {"linear": 1 - share, "constant": 1.0}
+    return lowest + (1 - lowest) * shape.get(stage.schedule, 0.5 * (1 + math.cos(math.pi * share)))

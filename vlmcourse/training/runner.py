@@ -4,6 +4,7 @@ record."""
 import hashlib
 import json
 import logging
+import re
 import signal
 import threading
 import warnings
@@ -18,9 +19,10 @@ from vlmcourse.intervals import metric
 from vlmcourse.records import Run
 from vlmcourse.systems.stages import Stage
 from vlmcourse.training.callbacks import CHECKPOINT, History, Keeper
-from vlmcourse.training.data import ROOT, VideoInstructionData
+from vlmcourse.training.data import VideoInstructionData
 from vlmcourse.training.feature_cache import one_writer
 from vlmcourse.training.settings import StageSettings, as_options, stage_files, stage_of
+from vlmcourse.training.sources import ROOT
 from vlmcourse.training.weights import WEIGHTS, StageFile, fingerprint, read_stage, save_stage
 from vlmcourse.world.files import write_bytes
 
@@ -58,7 +60,7 @@ class StageResult:
 
 def run_stages(
     system: str,
-    preset: str = "world",
+    recipe: str = "world",
     seed: int = 0,
     out: str | Path | None = None,
     stages: str | Sequence[str] = "all",
@@ -67,13 +69,14 @@ def run_stages(
     scale: float = 1.0,
     records: str | Path | None = None,
     progress: bool = True,
+    init_from: str | Path | None = None,
 ) -> list[StageResult]:
     """Run a system's stages one after the other, as `vlmcourse train` does.
 
     Args:
-        system, preset: which stage files of `experiments/` to take.
+        system, recipe: which stage files of `experiments/` to take.
         seed: of first values and of the order of the data.
-        out: one folder a stage is made in here; None means `runs/SYSTEM/PRESET-seedSEED`.
+        out: one folder a stage is made in here; None means `default_folder`.
         stages: "all", or names; a stage that is left out must be finished if a later one starts
             from it.
         overrides: settings for every stage that is run, as options or as a dictionary of dotted
@@ -82,26 +85,64 @@ def run_stages(
         scale: multiplies the number of steps, for a quick look.
         records: folder for records; None means `records/` in `out`.
         progress: show progress bars.
+        init_from: the folder of a finished stage that the first one starts from.
 
     Raises:
         UserError: settings or files that cannot be used.
     """
-    files = {stage_of(path): path for path in stage_files(system, preset)}
+    files = {stage_of(path): path for path in stage_files(system, recipe)}
     wanted = list(files) if stages == "all" else [stages] if isinstance(stages, str) else [*stages]
     if unknown := [name for name in wanted if name not in files]:
         raise UserError(f"unknown stage {unknown[0]!r} of {system}; known: {', '.join(files)}")
-    out = default_folder(system, preset, seed) if out is None else Path(out)
-    options = [*as_options(overrides), f"--model.seed={seed}"]
-    return [
-        run_stage(files[name], out, options, device, scale, records, progress)
-        for name in files
-        if name in wanted
-    ]
+    options = as_options(overrides)
+    name = "-".join(filter(None, (recipe, variant(options, init_from))))
+    out = default_folder(system, name, seed) if out is None else Path(out)
+    results = []
+    for stage in files:
+        if stage not in wanted:
+            continue
+        before = stage_of(files[stage], "init_from")
+        if before not in (None, *files) and init_from is None:
+            raise UserError(
+                f"{stage} starts from {before}, a stage of another recipe: say --init-from FOLDER"
+            )
+        start = [f"--model.init_from={init_from}"] if init_from and not results else []
+        arguments = [*options, *start, f"--model.seed={seed}"]
+        results.append(
+            run_stage(files[stage], out, arguments, device, scale, records, progress, name=name)
+        )
+    return results
 
 
-def default_folder(system: str, preset: str, seed: int) -> Path:
-    """Where a run lies unless it is told otherwise; weights of a stage in `FOLDER/STAGE`."""
-    return ROOT / "runs" / system / f"{preset}-seed{seed}"
+def default_folder(system: str, name: str, seed: int) -> Path:
+    """Where a run lies unless it is told otherwise; weights of a stage in `FOLDER/STAGE`.
+
+    Args:
+        name: the recipe; and behind a dash the variant, if it is one.
+    """
+    return ROOT / "runs" / system / f"{name}-seed{seed}"
+
+
+def variant(options: Sequence[str], init_from: str | Path | None = None) -> str:
+    """A name for what differs from the stage files, "" if nothing does: variants get folders and
+    records of their own.
+
+    Short settings can be read in it (`num_queries_8`, `stage.steps_200`), others are a hash, and so
+    is a stage to start from.
+    """
+    parts = []
+    for option in sorted(options):
+        setting = option.removeprefix("--").removeprefix("model.").removeprefix("options.")
+        plain = len(setting) <= 40 and re.fullmatch(r"[\w.]+=[\w.]+", setting)
+        parts.append(setting.replace("=", "_") if plain else _hash(setting)[:8])
+    if init_from is not None:
+        about = read_stage(init_from)
+        parts.append(f"from_{(about.settings_hash if about else _hash(str(init_from)))[:8]}")
+    return "-".join(parts)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def run_stage(
@@ -115,6 +156,7 @@ def run_stage(
     checkpoint_every: int = 50,
     val_every: int | None = None,
     callbacks: Sequence = (),
+    name: str | None = None,
 ) -> StageResult:
     """Run one stage from its file.
 
@@ -128,6 +170,7 @@ def run_stage(
         checkpoint_every: steps between checkpoints.
         val_every: steps between validations; None looks once, at the end.
         callbacks: more Lightning callbacks.
+        name: recipe and variant, for the record's name; None means the preset.
         overrides, device, scale, records, progress: see `run_stages`.
 
     Raises:
@@ -144,7 +187,7 @@ def run_stage(
     folder = out / stage.name
     folder.mkdir(parents=True, exist_ok=True)
     facts = _facts(settings, module, data, scale)
-    record = Path(records or out / "records") / f"{_record_id(facts)}.json"
+    record = Path(records or out / "records") / f"{_record_id(facts, name)}.json"
     with one_writer(folder):
         return _run(
             settings, module, data, folder, facts, record, device, progress,
@@ -167,17 +210,17 @@ def _facts(settings, module, data, scale) -> dict:
     }
 
 
-def _record_id(facts: dict) -> str:
+def _record_id(facts: dict, name: str | None) -> str:
     model = facts["model"]
-    name = f"train-{model['system']}-{model['preset']}-{model['stage']['name']}"
-    return f"{name}-seed{model['seed']}"
+    run = f"train-{model['system']}-{name or model['preset']}-{model['stage']['name']}"
+    return f"{run}-seed{model['seed']}"
 
 
 def _run(
     settings, module, data, folder, facts, record, device, progress,
     checkpoint_every, val_every, callbacks, arguments,
 ) -> StageResult:  # fmt: skip
-    stamp = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    stamp = _hash(json.dumps(facts, sort_keys=True))
     name, table = module.stage.name, module.table()
     done = read_stage(folder)
     if done is not None and done.settings_hash == stamp and (folder / WEIGHTS).is_file():
@@ -246,8 +289,11 @@ def _prepare(
         device,
         progress,
     )
-    steps = stage.steps if stage.steps is not None else stage.epochs * data.steps_per_epoch()
+    steps = stage.steps
+    if steps is None:
+        steps = stage.epochs * (stage.iterations_per_epoch or data.steps_per_epoch())
     steps = max(1, round(steps * scale))
+    module.scale = scale
     history = History()
     keeper = Keeper(history, folder, checkpoint_every, val_every, progress)
     precision = stage.precision
@@ -327,6 +373,8 @@ def _metrics(history: History, data: VideoInstructionData) -> dict:
         "samples_per_s": metric([sum(row[4] for row in rows) / seconds], "1/s"),
         "unreadable_videos": metric([len(data.unreadable)]),
     }
+    if data.given.sounds is not None:
+        found["videos_without_sound"] = metric([len(data.lacking)])
     if history.val_rows:
         _, loss, right, _ = history.val_rows[-1]
         found["val_loss"] = metric([loss], "nats")

@@ -14,8 +14,10 @@ from pathlib import Path
 from lightning.pytorch.cli import LightningCLI
 
 from vlmcourse.errors import UserError
-from vlmcourse.training.data import Source, VideoInstructionData, located
+from vlmcourse.systems.processor import Given
+from vlmcourse.training.data import VideoInstructionData
 from vlmcourse.training.module import VideoInstruction
+from vlmcourse.training.sources import Source, located
 
 EXPERIMENTS = Path("experiments")
 OWNED = {
@@ -111,7 +113,8 @@ class StageSettings(LightningCLI):
 def known_keys(parser) -> list[str]:
     """Every key that may be set, dotted."""
     keys = {option for action in parser._actions for option in action.option_strings}
-    return sorted(key.removeprefix("--") for key in keys if key.startswith("--"))
+    names = (key.removeprefix("--") for key in keys if key.startswith("--"))
+    return sorted(name for name in names if not name.endswith(".help"))
 
 
 def refuse_unknown(options: Sequence[str], known: Sequence[str]) -> None:
@@ -128,6 +131,7 @@ def nearest(key: str, known: Sequence[str]) -> str:
     """A hint at the known key that looks most like an unknown one, else at its neighbours."""
     names = {name.rsplit(".", 1)[-1]: name for name in known}
     names |= {item.name: f"{item.name} (of a source)" for item in fields(Source)}
+    names |= {item.name: f"data.given.{item.name}" for item in fields(Given)}
     last = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1, cutoff=0.6)
     leaves = [name for name in known if not key.startswith(f"{name}.")]
     near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.8) or [names[n] for n in last]
@@ -153,8 +157,9 @@ def readable(message: str, known: Sequence[str]) -> str:
 # ---------------------------------------------------------------- stage files
 
 
-def stage_files(system: str, preset: str) -> list[Path]:
-    """The stage files of a system's preset, in the order that their `init_from` gives.
+def stage_files(system: str, recipe: str) -> list[Path]:
+    """The stage files of a recipe, `experiments/SYSTEM/RECIPE_*.yaml`, in the order that their
+    `init_from` gives. The first may start from a stage of another recipe.
 
     Raises:
         SettingsError: there are none, or they do not form a line.
@@ -163,7 +168,7 @@ def stage_files(system: str, preset: str) -> list[Path]:
 
     folder = located(EXPERIMENTS / system)
     found = {}
-    for path in sorted(folder.glob(f"{preset}_*.yaml")):
+    for path in sorted(folder.glob(f"{recipe}_*.yaml")):
         try:
             stage = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["stage"]
             found[stage["name"]] = (stage.get("init_from"), path)
@@ -174,10 +179,12 @@ def stage_files(system: str, preset: str) -> list[Path]:
             p.name for p in located(EXPERIMENTS).glob("*/") if list(p.glob("*_*.yaml"))
         )
         raise SettingsError(
-            f"{folder}: no {preset}_*.yaml; stage files exist for: {', '.join(systems) or 'none'}"
+            f"{folder}: no {recipe}_*.yaml; stage files exist for: {', '.join(systems) or 'none'}"
         )
     ordered: list[Path] = []
     done: set[str | None] = {None}
+    if all(before is not None for before, _ in found.values()):
+        done |= {before for before, _ in found.values()} - set(found)
     while len(ordered) < len(found):
         ready = [name for name, (before, _) in found.items() if before in done and name not in done]
         if not ready:
@@ -188,11 +195,11 @@ def stage_files(system: str, preset: str) -> list[Path]:
     return ordered
 
 
-def stage_of(path: Path) -> str:
-    """The name of the stage in a file."""
+def stage_of(path: Path, field: str = "name") -> str:
+    """The name of the stage in a file, or another of its fields."""
     import yaml
 
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["stage"]["name"]
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["stage"].get(field)
 
 
 def as_options(overrides: dict[str, object] | Sequence[str]) -> list[str]:

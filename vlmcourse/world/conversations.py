@@ -14,7 +14,7 @@ from vlmcourse.world.language import CAPTION_REQUESTS, Question, caption
 from vlmcourse.world.story import Story
 
 VIDEO_TOKEN = "<video>"
-CAPTION_EVIDENCE = {"short": "picture", "detailed": "motion", "timed": "motion"}
+CAPTION_EVIDENCE = {"short": "picture", "detailed": "motion", "timed": "motion", "heard": "sound"}
 
 
 def llava_entry(entry_id: str, video: str, question: str, answer: str, **more: str) -> dict:

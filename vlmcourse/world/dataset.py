@@ -53,7 +53,7 @@ __all__ = ["SplitSettings", "WorldSplit", "load_split", "main", "make_split", "v
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ROOT = Path("data/world")
+DEFAULT_ROOT, LIVE_ROOT = Path("data/world"), Path("data/world_live")
 DEFAULT_COUNTS = {"train": 1500, "val": 200, "test": 320}
 STORIES, CONVERSATIONS, CAPTIONS = TEXTS = ("stories.jsonl", "conversations.json", "captions.json")
 FORM = ("fps", "width", "height", "crf", "sound")
@@ -131,7 +131,8 @@ def make_split(
     folder = Path(root) / split
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     with one_maker(folder):
-        head = {"split": split, "count": len(stories), "settings": _plain(settings), **_made_by()}
+        made_by = _made_by(settings.story.live_sound)
+        head = {"split": split, "count": len(stories), "settings": _plain(settings), **made_by}
         known = _reusable(folder, head, force)
         missing = [
             i for i, clip in enumerate(ids) if not _is_whole(folder, clip, stories[i], known)
@@ -157,10 +158,10 @@ def _plain(settings: SplitSettings) -> dict:
     return plain
 
 
-def _made_by() -> dict[str, str]:
+def _made_by(live_sound: bool = False) -> dict[str, str]:
     """Fingerprint what fixed stories look, sound and read like, so that no cache goes stale."""
     clips, words = hashlib.sha256(), hashlib.sha256()
-    stories = [sample_story(seed) for seed in range(12)]
+    stories = [sample_story(seed, StorySettings(live_sound=live_sound)) for seed in range(12)]
     for story in stories:
         clips.update(story.to_json().encode())
         clips.update(render_frames(story, fps=1).tobytes())
@@ -180,7 +181,7 @@ def _reusable(folder: Path, head: dict, force: bool) -> dict[str, str]:
     earlier, known = earlier_run(folder)
     if not earlier:
         return {}
-    changes = differences(earlier.get("settings", {}), head["settings"])
+    changes = differences(earlier.get("settings", {}), head["settings"], _plain(SplitSettings()))
     if earlier.get("count", 0) > head["count"]:
         changes.append(f"count {earlier['count']} -> {head['count']}")
     if changes and not force:
@@ -352,15 +353,20 @@ def main(argv: list[str] | None = None) -> int:
     if not match:
         raise UserError(f"--size must look like 64x64 (width x height), not {args.size!r}")
     settings = SplitSettings(
-        story=StorySettings(duration_s=args.duration, events=(1, min(4, args.duration // 2))),
+        story=StorySettings(
+            duration_s=args.duration,
+            events=(1, min(4, args.duration // 2)),
+            live_sound=args.live_sound,
+        ),
         fps=args.fps,
         width=int(match[1]),
         height=int(match[2]),
         crf=args.crf,
         sound=not args.no_sound,
     )
+    root = args.root or (LIVE_ROOT if args.live_sound else DEFAULT_ROOT)
     for split in SPLITS if args.split == "all" else (args.split,):
-        made = make_split(args.root, split, args.count, settings, args.workers, args.force)
+        made = make_split(root, split, args.count, settings, args.workers, args.force)
         asked = sum(map(len, made.questions))
         tqdm.write(
             f"{made.folder}: {len(made)} clips, {asked} questions, "
@@ -386,7 +392,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--fps", type=float, default=4.0, help="frames a second (default: %(default)s)")
     add("--crf", type=int, default=23, help="H.264 quality, 0 is lossless (default: %(default)s)")
     add("--no-sound", action="store_true", help="write no sound track")
-    add("--root", type=Path, default=DEFAULT_ROOT, help="folder (default: %(default)s)")
+    add("--live-sound", action="store_true", help="every event makes the sound of its action")
+    add("--root", type=Path, help=f"folder (default: {DEFAULT_ROOT}, live sound: {LIVE_ROOT})")
     add("--workers", type=int, help="processes (default: one per core)")
     add("--force", action="store_true", help="throw away what is there and make it anew")
     return parser

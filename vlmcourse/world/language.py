@@ -51,6 +51,7 @@ FAMILIES = {
     "how_long": "motion",
     "event_count": "motion",
     "sound": "sound",
+    "picture_sound": "picture+sound",
     "speech": "speech",
     "recall": "memory",
 }
@@ -68,7 +69,7 @@ class Question:
 
     @property
     def evidence(self) -> str:
-        """What one must see or hear: picture, motion, sound, speech or memory."""
+        """What one must see or hear: picture, motion, sound, picture+sound, speech or memory."""
         return FAMILIES[self.family]
 
 
@@ -162,11 +163,12 @@ CAPTION_REQUESTS = {
     "short": "what is shown ?",
     "detailed": "describe in detail ?",
     "timed": "describe with times ?",
+    "heard": "what is heard ?",
 }
 
 
-def caption(story: Story, style: str = "short") -> str:
-    """Caption a clip in one of the styles of `CAPTION_REQUESTS`."""
+def caption(story: Story, style: str = "short", offset_s: int = 0) -> str:
+    """Caption a clip in one of the styles of `CAPTION_REQUESTS`; `offset_s` as in `event_list`."""
     if style == "short":
         return " , ".join(t.name for t in story.things)
     if style == "detailed":
@@ -175,8 +177,12 @@ def caption(story: Story, style: str = "short") -> str:
         )
     if style == "timed":
         return " . ".join(
-            f"at {e.start_s} {event_words(story, e)} for {e.length_s}" for e in story.events
+            f"at {e.start_s + offset_s} {event_words(story, e)} for {e.length_s}"
+            for e in story.events
         )
+    if style == "heard":
+        heard = [f"{s.kind} at {s.start_s + offset_s}" for s in story.sounds]
+        return " , ".join(heard) or NOTHING
     raise ValueError(f"unknown caption style {style!r}; known: {', '.join(CAPTION_REQUESTS)}")
 
 
@@ -191,6 +197,7 @@ def all_questions(story: Story, offset_s: int = 0) -> list[Question]:
         *_events(story, offset_s),
         *_order(story),
         *_heard(story, offset_s),
+        *_seen_and_heard(story),
         *_said(story),
     ]
 
@@ -267,11 +274,43 @@ def _heard(story: Story, offset_s: int) -> Iterator[Question]:
         answer = "yes" if kind in kinds else "no"
         yield Question(f"is {kind} heard ?", answer, "heard", "sound")
     for s in story.sounds:
-        yield Question(
-            f"when is {s.kind} heard ?", str(s.start_s + offset_s), "sound_when", "sound"
-        )
+        if kinds.count(s.kind) == 1:
+            yield Question(
+                f"when is {s.kind} heard ?", str(s.start_s + offset_s), "sound_when", "sound"
+            )
     if kinds:
         yield Question("what sound is first ?", kinds[0], "sound_first", "sound")
+
+
+def _seen_and_heard(story: Story) -> Iterator[Question]:
+    """Questions that neither the picture nor the sound answers alone.
+
+    Absent things carry the colour of one present thing and the shape of another.
+    """
+    kinds = [s.kind for s in story.sounds]
+    absent = [f"{a.colour} {b.shape}" for a in story.things for b in story.things if a is not b]
+    for kind in SOUNDS:
+        for seen, names in ((True, [t.name for t in story.things]), (False, absent)):
+            answer = {
+                (True, True): "both",
+                (True, False): "seen",
+                (False, True): "heard",
+                (False, False): NOTHING,
+            }[seen, kind in kinds]
+            for name in names:
+                text = f"is {name} seen or {kind} heard ?"
+                yield Question(text, answer, "seen_heard", "picture_sound")
+    for s in story.sounds:
+        if kinds.count(s.kind) > 1:
+            continue
+        now = story.event_at(s.start_s)
+        answer = event_words(story, now) if now else NOTHING
+        yield Question(f"what happens when {s.kind} heard ?", answer, "during", "picture_sound")
+        for e in story.events:
+            if s.start_s < e.start_s or s.start_s >= e.end_s:
+                answer = "yes" if s.start_s < e.start_s else "no"
+                text = f"is {s.kind} heard before {event_words(story, e)} ?"
+                yield Question(text, answer, "sound_before", "picture_sound")
 
 
 def _said(story: Story) -> Iterator[Question]:
@@ -294,6 +333,7 @@ KIND_FAMILY = {
     **dict.fromkeys(("first", "last", "before", "after"), "order"),
     "recall": "recall",
     **dict.fromkeys(("heard", "sound_when", "sound_first"), "sound"),
+    **dict.fromkeys(("seen_heard", "during", "sound_before"), "picture_sound"),
     "called": "speech",
 }
 """The family of every kind of question, in the order in which a story is asked."""
@@ -363,7 +403,7 @@ def vocabulary() -> list[str]:
     words += _words("scene at for sound said is called number : , . ? thing things there are")
     words += _words("shown what colour shape size where how many does do which way slide when")
     words += _words("long happens events first last before after heard who describe in detail")
-    words += _words("with times video")
+    words += _words("with times video seen or both")
     return list(dict.fromkeys(words))
 
 

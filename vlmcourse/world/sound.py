@@ -21,7 +21,9 @@ PEAK, RMS = 0.7, 0.16
 def render_sound(story: Story, sample_rate: int = 16000) -> np.ndarray:
     """Synthesise a clip's sound track -> float32 [S] in -1 .. 1, S = duration_s * sample_rate.
 
-    Sounds are independent of the picture: what is seen never tells what is heard.
+    The track depends on the story's seed and sounds alone. Dubbed sounds are drawn independently of
+    the picture: what is seen never tells what is heard. Live ones (`StorySettings.live_sound`) tell
+    which actions are seen, and when.
     """
     rng = np.random.default_rng([story.seed, 2])
     total = story.duration_s * sample_rate

@@ -93,9 +93,12 @@ def earlier_run(folder: Path) -> tuple[dict | None, dict[str, str]]:
     return head, known
 
 
-def differences(before: dict, now: dict) -> list[str]:
-    """Compare two nested settings -> lines like `story.duration_s 8 -> 60`."""
-    old, new = _flat(before), _flat(now)
+def differences(before: dict, now: dict, default: dict) -> list[str]:
+    """Compare two nested settings -> lines like `story.duration_s 8 -> 60`.
+
+    A setting that did not exist `before` had today's default.
+    """
+    old, new = {**_flat(default), **_flat(before)}, _flat(now)
     keys = sorted({*old, *new})
     return [f"{k} {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
 

@@ -4,7 +4,8 @@ Things stand on a 3 x 3 grid. During an event a thing is in one visible state th
 can show (`FRAME_ACTIONS`), or it slides to a neighbouring place, whose direction only time can
 show. Sounds are independent of the picture, and a narrator gives things names that neither picture
 nor sound tell. Events never overlap, so that "first", "when" and "what happens at" have one answer
-each.
+each. With `live_sound` every event makes the sound of its action (`ACTION_SOUND`) instead: sight
+and sound then tell the same, which is what binds them in one embedding space.
 """
 
 import json
@@ -24,6 +25,15 @@ SLIDE = "slides"
 ACTIONS = (*FRAME_ACTIONS, SLIDE)
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 SOUNDS = ("bell", "buzzer", "whistle", "drum", "siren", "rattle")
+ACTION_SOUND = {
+    "jumps": "drum",
+    "tilts": "rattle",
+    "glows": "bell",
+    "empties": "whistle",
+    "hides": "buzzer",
+    "slides": "siren",
+}
+"""The sound that each action makes where sound is live."""
 NAMES = ("anna", "bob", "carla", "dan", "emma", "frank", "gina", "hugo")
 LONGEST_EVENT_S = 3
 MOST_EVENTS = 12
@@ -139,7 +149,8 @@ class StorySettings:
     """How stories are sampled; ranges are inclusive and sampled uniformly.
 
     `held_out` is "exclude" (no combination of `is_held_out`, for training and validation) or
-    "require" (at least one such event, for testing).
+    "require" (at least one such event, for testing). `live_sound` lets every event make the sound
+    of its action (and last one second, as sounds do); otherwise sounds are dubbed at random.
     """
 
     duration_s: int = 8
@@ -149,6 +160,7 @@ class StorySettings:
     lines: tuple[int, int] = (0, 2)
     mark_probability: float = 0.5
     held_out: str = "exclude"
+    live_sound: bool = False
 
     def __post_init__(self):
         if self.duration_s < 4 or self.duration_s > 600:
@@ -191,7 +203,8 @@ def _draw(rng, seed: int, settings: StorySettings, count: int, wanted: int) -> S
         Thing(COLOURS[c], SHAPES[s], SIZES[rng.integers(2)], int(cell) // 3, int(cell) % 3)
         for c, s, cell in zip(colours, shapes, cells[:count], strict=True)
     )
-    events = _draw_events(rng, things, wanted, settings.duration_s)
+    longest_s = 1 if settings.live_sound else LONGEST_EVENT_S
+    events = _draw_events(rng, things, wanted, settings.duration_s, longest_s)
     if events is None:
         return None
     combinations = [
@@ -207,18 +220,20 @@ def _draw(rng, seed: int, settings: StorySettings, count: int, wanted: int) -> S
         mark = _draw_mark(rng, story)
     return replace(
         story,
-        sounds=_draw_sounds(rng, settings),
+        sounds=_live_sounds(events) if settings.live_sound else _draw_sounds(rng, settings),
         lines=_draw_lines(rng, count, settings),
         mark=mark,
     )
 
 
-def _draw_events(rng, things, wanted: int, duration_s: int) -> tuple[Event, ...] | None:
+def _draw_events(
+    rng, things, wanted: int, duration_s: int, longest_s: int
+) -> tuple[Event, ...] | None:
     pairs = [(t, a) for t in range(len(things)) for a in ACTIONS]
     chosen = [pairs[i] for i in rng.permutation(len(pairs))[:wanted]]
     if sum(action == SLIDE for _, action in chosen) > 1:
         return None
-    lengths = [1 if a == SLIDE else int(rng.integers(1, LONGEST_EVENT_S + 1)) for _, a in chosen]
+    lengths = [1 if a == SLIDE else int(rng.integers(1, longest_s + 1)) for _, a in chosen]
     starts = _fit(rng, lengths, duration_s)
     if starts is None:
         return None
@@ -268,6 +283,10 @@ def _draw_sounds(rng, settings) -> tuple[Sound, ...]:
     kinds = rng.permutation(len(SOUNDS))[:wanted]
     seconds = np.sort(rng.permutation(settings.duration_s)[:wanted])
     return tuple(Sound(int(s), SOUNDS[k]) for s, k in zip(seconds, kinds, strict=True))
+
+
+def _live_sounds(events: tuple[Event, ...]) -> tuple[Sound, ...]:
+    return tuple(Sound(e.start_s, ACTION_SOUND[e.action]) for e in events)
 
 
 def _draw_lines(rng, count: int, settings) -> tuple[Line, ...]:

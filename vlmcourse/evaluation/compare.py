@@ -1,0 +1,304 @@
+"""`vlmcourse compare`: two systems, or two variants of one, on the same questions, as differences.
+
+A difference of two shares that were measured on the same clips is known better than either share:
+what makes a clip hard makes it hard for both. So both sides are asked here together, and every draw
+of the bootstrap takes the same clips for both (scoring.Bootstrap.difference).
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from vlmcourse.errors import UserError
+from vlmcourse.evaluation.conditions import SOUNDS, SYSTEM, given_streams, read_given
+from vlmcourse.evaluation.runs import (
+    differing_parts,
+    frozen_parts,
+    load_runs,
+    only_a_look,
+    system_of,
+)
+from vlmcourse.evaluation.scoring import (
+    HALLUCINATION,
+    Bootstrap,
+    groups,
+    hallucination_groups,
+    second_groups,
+)
+from vlmcourse.records import Run, metric_text
+from vlmcourse.world.language import FAMILIES, KINDS, Question
+
+if TYPE_CHECKING:
+    from vlmcourse.evaluation.asked import Probes
+    from vlmcourse.trained import TrainedSystem
+    from vlmcourse.world.dataset import WorldSplit
+
+SIDES = ("a", "b")
+DIFFERENCE = "difference"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared.
+
+    Attributes:
+        runs: folders of trained runs, one a seed.
+        given: streams that it is given (`conditions.read_given`); None means all it takes.
+        system: a key of `systems.CONSTRUCTORS`; None means what the first run says.
+        name: for the table and the note.
+    """
+
+    runs: tuple[Path, ...]
+    given: tuple[str, ...] | None = None
+    system: str | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is asked of both.
+
+    Attributes:
+        a, b: the idea, and what it is held against.
+        about: groups of questions (families, "all", "kind/first", ...) that decide the status.
+        split: folder of a split of the world.
+        clips: use the first so many clips only.
+        cache: folder of frozen features.
+        foundations: folder of the frozen parts instead of the shipped ones.
+        device: "cpu", "cuda" or "auto".
+    """
+
+    a: Side
+    b: Side
+    about: tuple[str, ...] = ("all",)
+    split: Path = Path("data/world/test")
+    clips: int | None = None
+    cache: Path = Path("data/cache")
+    foundations: Path | None = None
+    device: str = "auto"
+
+
+def compare(what: Comparison, record: Path, command: Sequence[str], progress: bool = True) -> dict:
+    """Ask both, score, write the record and return it.
+
+    Raises:
+        UserError: runs, splits, streams or groups that cannot be used; no record is written then.
+    """
+    from vlmcourse.evaluation.asked import sound_seconds
+    from vlmcourse.evaluation.probes import ask_all
+    from vlmcourse.training.data import located
+    from vlmcourse.world.dataset import load_split
+
+    split = load_split(located(what.split))
+    both = [
+        _loaded(side, side.name or label, what, split, progress)
+        for side, label in zip((what.a, what.b), SIDES)
+    ]
+    probes, told = both[0].probes, [one.settings for one in both]
+    _refuse_unasked(what.about, groups(probes.questions))
+    paired = told[0]["weights"] == told[1]["weights"]
+    settings = dict(zip(SIDES, told)) | {
+        "about": list(what.about),
+        "split": str(what.split),
+        "clips": len(probes.ids),
+        "pairs": "clips and runs" if paired else "clips",
+        "intervals": "95 %, clips and runs drawn again, crossed (evaluation/scoring.py)",
+    }
+    seeds = {run.seed for one in both for run in one.runs if run.seed is not None}
+    with (
+        Run(record, list(command), settings, sorted(seeds), split.data_checksum) as run,
+        tqdm(total=sum(len(x.runs) for x in both), unit="run", disable=not progress) as bar,
+    ):
+        found = [
+            ask_all([r.model for r in x.runs], x.probes, [SYSTEM], report=lambda _: bar.update())
+            for x in both
+        ]
+        hear = any(SOUNDS in one["given"] for one in told)
+        run.metrics = differences(
+            [one.right[SYSTEM] for one in found],
+            [one.opposite[SYSTEM] for one in found],
+            probes.questions,
+            probes.clip_of,
+            paired,
+            sound_seconds(probes) if hear else None,
+        )
+        run.status, run.note = _judged(run.metrics, what.about, [one["name"] for one in told])
+        if apart := differing_parts(*(one.runs[0].model for one in both)):
+            run.note += f" They differ in what is frozen: {', '.join(apart)}."
+        run.note += only_a_look(min(len(one.runs) for one in both), len(probes.ids))
+    return run.record()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One side, ready to be asked: its runs, the questions with its features, its settings."""
+
+    runs: list["TrainedSystem"]
+    probes: "Probes"
+    settings: dict
+
+
+def _loaded(side: Side, name: str, what: Comparison, split: "WorldSplit", progress: bool) -> Loaded:
+    from vlmcourse.devices import chosen_device
+    from vlmcourse.evaluation.asked import load_probes
+    from vlmcourse.training.data import located
+
+    system = side.system or system_of(side.runs[0])
+    runs = load_runs(system, side.runs, chosen_device(what.device), what.foundations)
+    model = runs[0].model
+    given = model.processor.given if side.given is None else read_given(side.given)
+    probes = load_probes(split, model, system, located(what.cache), what.clips, progress, given)
+    settings = {
+        "name": name,
+        "system": system,
+        "options": runs[0].options,
+        "runs": [str(run.folder) for run in runs],
+        "weights": [run.settings_hash for run in runs],
+        "frozen": frozen_parts(model),
+        "given": given_streams(given),
+    }
+    return Loaded(runs, probes, settings)
+
+
+def _refuse_unasked(about: Sequence[str], known: Mapping[str, np.ndarray]) -> None:
+    there = [name for name, chosen in known.items() if chosen.any()]
+    for name in about:
+        if name not in there:
+            raise UserError(f"--about {name}: no such questions here; there are {', '.join(there)}")
+
+
+def differences(
+    right: Sequence[np.ndarray],
+    opposite: Sequence[np.ndarray],
+    questions: Sequence[Question],
+    clip_of: np.ndarray,
+    paired: bool,
+    seconds: np.ndarray | None = None,
+) -> dict[str, dict]:
+    """Turn the answers of both sides into the metrics of a record.
+
+    Args:
+        right, opposite: `[Sa, Q]` and `[Sb, Q]`, as in `probes.Answers`, of the same questions.
+        clip_of: `[Q]` clip of each question.
+        paired: both sides are the same runs, in the same order.
+        seconds: `[Q]` of `asked.sound_seconds`, if one of them hears.
+
+    Returns:
+        `a/GROUP`, `b/GROUP` and `difference/GROUP` (a less b), GROUP as in `scoring.score`; for the
+        rates of `scoring.HALLUCINATION` too, where a difference below 0 speaks for a.
+    """
+    bootstrap, found, sets = Bootstrap(clip_of), {}, groups(questions)
+    if seconds is not None:
+        sets |= second_groups(questions, seconds)
+    for pair, chosen in ((right, sets), (opposite, hallucination_groups(questions))):
+        for side, values in zip(SIDES, pair):
+            found |= {f"{side}/{n}": bootstrap.metric(values, x) for n, x in chosen.items()}
+        found |= {
+            f"{DIFFERENCE}/{n}": bootstrap.difference(*pair, x, paired) for n, x in chosen.items()
+        }
+    return found
+
+
+def _judged(
+    metrics: Mapping[str, dict], about: Sequence[str], names: Sequence[str]
+) -> tuple[str, str]:
+    """Status and note: "ok" if the first is above the second in all that they are compared in."""
+    above, below, level = [], [], []
+    for group in dict.fromkeys((*about, *FAMILIES)):
+        value = metrics[f"{DIFFERENCE}/{group}"]
+        if value["n"] and value["low"] is not None:
+            (above if value["low"] > 0 else below if value["high"] < 0 else level).append(group)
+    listed = [", ".join(one) or "nothing" for one in (above, below, level)]
+    note = f"{names[0]} above {names[1]}: {listed[0]}; below: {listed[1]}; "
+    note += f"no difference shown: {listed[2]}."
+    return ("ok" if set(about) <= set(above) else "negative"), note
+
+
+def comparison_table(record: dict, kinds: bool = False) -> str:
+    """Families (or kinds) and rates of false answers down; both sides and the difference across."""
+    metrics = record["metrics"]
+    names = [f"kind/{kind}" for kind in KINDS] if kinds else ["all", *FAMILIES, *HALLUCINATION]
+    heads = [*(record["settings"][side]["name"] for side in SIDES), "difference"]
+    lines = [["questions", *heads], ["---", *["--:"] * len(heads)]]
+    for name in names:
+        cells = [metrics.get(f"{column}/{name}") for column in (*SIDES, DIFFERENCE)]
+        if cells[0] is None or not cells[0]["n"]:
+            continue
+        label = name.removeprefix("kind/").replace("/", ", ").replace("_", " ")
+        lines.append([label, *(metric_text(cell) for cell in cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `vlmcourse compare`: writes a record and prints its table as Markdown."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(argv)
+    import torch
+
+    from vlmcourse.trained import quiet_libraries
+
+    quiet_libraries()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if args.clips is not None and args.clips < 1:
+        raise UserError("--clips must be at least 1")
+    torch.set_num_threads(args.threads)
+    a, b = (
+        Side(
+            tuple(getattr(args, side)),
+            None if (given := getattr(args, f"{side}_given")) is None else tuple(given),
+            getattr(args, f"{side}_system"),
+            getattr(args, f"{side}_name"),
+        )
+        for side in SIDES
+    )
+    what = Comparison(
+        a, b, tuple(args.about), args.split, args.clips, args.cache, args.foundations, args.device
+    )
+    path = args.record or Path("runs/evaluation/compare.json")
+    record = compare(what, path, ["vlmcourse", "compare", *argv])
+    tqdm.write(comparison_table(record))
+    if args.kinds:
+        tqdm.write("\n" + comparison_table(record, kinds=True))
+    tqdm.write(f"\n{record['note']}\nrecord: {path}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vlmcourse compare",
+        description="Ask the trained runs of two systems, or of two variants of one, the same "
+        "questions; write one record of the differences and print its table.",
+        epilog="example: vlmcourse compare --a runs/video_llama/world-seed0 "
+        "runs/video_llama/world-seed1 --b runs/video_chatgpt/world-seed0 "
+        "runs/video_chatgpt/world-seed1 --about order --record runs/evaluation/order.json",
+    )
+    add = parser.add_argument
+    for side, which in zip(SIDES, ("the idea", "what it is held against")):
+        text = f"runs of {which}, one a seed"
+        add(f"--{side}", nargs="+", type=Path, required=True, metavar="RUN", help=text)
+        add(f"--{side}-given", nargs="+", metavar="STREAM", help="as --given of vlmcourse evaluate")
+        add(f"--{side}-system", help="default: what its first run says")
+        add(f"--{side}-name", default=side, help="for the table and the note")
+    add(
+        "--about",
+        nargs="+",
+        default=["all"],
+        metavar="FAMILY",
+        help="questions in which A has to be above B, or the record is negative (default: all)",
+    )
+    add("--split", type=Path, default=Comparison.split, help="default: %(default)s")
+    add("--clips", type=int, help="use the first so many clips only")
+    add("--cache", type=Path, default=Comparison.cache, help="frozen features (%(default)s)")
+    add("--foundations", type=Path, help="folder of the frozen parts (default: the shipped ones)")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, default=1, help="torch threads (default: 1, as runs are small)")
+    add("--record", type=Path, help="default: runs/evaluation/compare.json")
+    add("--kinds", action="store_true", help="print the table of kinds of questions too")
+    return parser
