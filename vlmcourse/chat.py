@@ -1,4 +1,5 @@
-"""`vlmcourse chat`: ask a system about a video file; the answer is shown while it grows."""
+"""`vlmcourse chat`: ask a system about a video, picture or sound file; the answer is shown while it
+grows."""
 
 import argparse
 import logging
@@ -12,12 +13,42 @@ from vlmcourse.errors import UserError
 if TYPE_CHECKING:
     from vlmcourse.conversation import Turn
     from vlmcourse.systems.base import VideoLanguageModel, Watched
+    from vlmcourse.systems.processor import Given
 
 QUIT, FORGET = "/quit", "/forget"
 LONGEST = {"world": 48, "paper": 1024}
 """Tokens of an answer. Official: Video-ChatGPT's inference allows 1,024."""
 TEMPERATURE = {"world": 0.0, "paper": 0.2}
-"""Official: Video-ChatGPT's inference samples at 0.2; small answers are exact or wrong."""
+"""Official: Video-ChatGPT's inference samples at 0.2; small answers are exact or wrong. A
+system whose authors chose otherwise has `answer_settings`."""
+
+_BASE, _BLIP2 = (
+    "LLaVA-Lightning-7B-v1-1",
+    "storage.googleapis.com/sfr-vision-language-research/LAVIS",
+)
+OFFICIAL_FILES = {
+    "video_chatgpt": {
+        _BASE: "the base model: the LLaMA-7B weights with LLaVA-Lightning's delta applied",
+        f"{_BASE}/tokenizer.model": "the SentencePiece file of LLaMA",
+        "video_chatgpt-7B.bin": "huggingface.co/MBZUAI/Video-ChatGPT-7B",
+        "clip-vit-large-patch14": "huggingface.co/openai/clip-vit-large-patch14",
+    },
+    "video_llama": {
+        "*/tokenizer.model": "in the folder of the language model, vicuna-7b or llama-2-7b-chat-hf",
+        "eva_vit_g.pth": f"{_BLIP2}/models/BLIP2/eva_vit_g.pth",
+        "blip2_pretrained_flant5xxl.pth": f"{_BLIP2}/models/BLIP2/blip2_pretrained_flant5xxl.pth",
+    },
+}
+"""Names (or patterns) of the official files and folders that a system needs, and their sources."""
+FURTHER_FILES = {
+    "video_llama": {
+        "finetune-vicuna7b-v2.pth": "or another vision branch of the language model, from "
+        "huggingface.co/DAMO-NLP-SG",
+        "finetune_vicuna7b_audiobranch.pth": "or another audio branch; only to listen",
+        "imagebind_huge.pth": "dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth; only to listen",
+    }
+}
+"""More of them, by example: the loader knows their other names."""
 
 
 # ---------------------------------------------------------------- the conversation
@@ -137,27 +168,66 @@ def check_official_files(system: str, folder: Path) -> None:
     lacking = [
         f"{name} ({source})"
         for name, source in official_files(system).items()
-        if not (folder / name).exists()
+        if not any(folder.glob(name))
     ]
     if lacking:
         raise UserError(f"{folder}: lacks {'; '.join(lacking)}")
 
 
 def official_files(system: str) -> dict[str, str]:
-    """Names of the official files and folders of a system, and where each comes from.
+    """Names of the official files and folders that a system needs, and where each comes from.
 
     Raises:
         UserError: nothing is known of the system.
     """
-    if system != "video_chatgpt":
-        raise UserError(f"no official files are known of {system!r}; known: video_chatgpt")
-    base = "LLaVA-Lightning-7B-v1-1"
-    return {
-        base: "the base model: the LLaMA-7B weights with LLaVA-Lightning's delta applied",
-        f"{base}/tokenizer.model": "the SentencePiece file of LLaMA",
-        "video_chatgpt-7B.bin": "huggingface.co/MBZUAI/Video-ChatGPT-7B",
-        "clip-vit-large-patch14": "huggingface.co/openai/clip-vit-large-patch14",
-    }
+    if system not in OFFICIAL_FILES:
+        known = ", ".join(OFFICIAL_FILES)
+        raise UserError(f"no official files are known of {system!r}; known: {known}")
+    return OFFICIAL_FILES[system]
+
+
+def watch(
+    model: "VideoLanguageModel", path: Path, no_sound: bool = False, no_picture: bool = False
+) -> "Watched":
+    """Watch and hear a file, and say on standard error what of it is not there.
+
+    Args:
+        path: a video with or without sound; a picture; sound alone, for a system that listens.
+        no_sound, no_picture: leave out what the system would hear, or see.
+
+    Raises:
+        UserError: a bad file, or nothing of it is left for this system.
+    """
+    from vlmcourse.systems.processor import Given
+
+    given = model.processor.given
+    if no_picture and given.sounds is None:
+        raise UserError("this system does not listen: without the picture nothing is left")
+    given = Given(None if no_picture else given.pictures, None if no_sound else given.sounds)
+    watched = model.watch(path, given)
+    lost = _not_there(watched, given)
+    if watched.pictures is None and watched.sounds is None:
+        raise UserError(f"{path}: has no {lost}, and nothing else of it was to be used")
+    if lost and not (lost == "sound track" and watched.clip.is_picture):
+        _note(f"this file has no {lost}; the answers come from what there is")
+    return watched
+
+
+def _not_there(watched: "Watched", given: "Given") -> str:
+    """What was to be used of a file, but is not in it; "" if all is."""
+    if given.pictures is not None and watched.pictures is None:
+        return "pictures"
+    return "sound track" if given.sounds is not None and watched.sounds is None else ""
+
+
+def check_file(path: Path) -> None:
+    """Raise MediaError for a file that cannot be opened, or whose pictures cannot be decoded."""
+    from vlmcourse.media.opening import has_tracks
+    from vlmcourse.media.video import probe_video
+
+    seen, _ = has_tracks(path)
+    if seen:
+        probe_video(path)
 
 
 # ---------------------------------------------------------------- the command
@@ -167,29 +237,26 @@ def main(argv: list[str] | None = None) -> int:
     """Run `vlmcourse chat`; exit code 2 with one line for what cannot be used."""
     args = _parser().parse_args(argv)
     from vlmcourse.devices import chosen_device
-    from vlmcourse.media.video import probe_video
     from vlmcourse.trained import quiet_libraries
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     device = chosen_device(args.device)
     if args.question is not None:
         checked_question(args.question)
-    probe_video(args.clip)  # a bad file is told before a large model is loaded
+    check_file(args.clip)  # a bad file is told before a large model is loaded
     quiet_libraries()
     model = open_model(args.system, args.preset, args.weights, device, args.foundations)
-    watched = model.watch(args.clip)
-    small = args.preset == "world"
-    if small and not looks_like_the_world(watched.clip.frames):
+    watched = watch(model, args.clip, args.no_sound, args.no_picture)
+    small, frames = args.preset == "world", watched.clip.frames
+    if small and frames is not None and not looks_like_the_world(frames):
         _note(
             "this small system has only ever seen the procedural world (coloured shapes on a dark "
             "ground); about other videos it can but guess in that world's words"
         )
-    chat = Chat(
-        model,
-        watched,
-        max_new_tokens=args.max_new_tokens or LONGEST[args.preset],
-        temperature=TEMPERATURE[args.preset] if args.temperature is None else args.temperature,
-    )
+    settings = {"max_new_tokens": LONGEST[args.preset], "temperature": TEMPERATURE[args.preset]}
+    asked = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    chat = Chat(model, watched, **settings | model.answer_settings | asked)
     if args.question is not None:
         answer_aloud(chat, args.question, small)
         return 0
@@ -243,26 +310,37 @@ def _note(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    files = official_files("video_chatgpt").items()
+    held = "".join(
+        f"\n\nFor {system}, the folder that --preset paper --weights names holds\n"
+        + "\n".join(f"  {name}\n      {source}" for name, source in files.items())
+        for system, needed in OFFICIAL_FILES.items()
+        for files in [needed | FURTHER_FILES.get(system, {})]
+    )
     parser = argparse.ArgumentParser(
         prog="vlmcourse chat",
-        description="Ask a system about a video file. Without a question it asks for them, line\n"
-        f"by line; {QUIT} ends, {FORGET} starts a new conversation about the same video.",
-        epilog="The folder that --preset paper --weights names holds, for video_chatgpt,\n"
-        + "\n".join(f"  {name}\n      {source}" for name, source in files)
-        + '\n\nexample: vlmcourse chat --system video_chatgpt CLIP.mp4 "what happens first?"',
+        description="Ask a system about a video, a picture, or (if it listens) sound alone.\n"
+        f"Without a question it asks for them, line by line; {QUIT} ends, {FORGET} starts a\n"
+        "new conversation about the same file.",
+        epilog='examples:\n  vlmcourse chat --system video_chatgpt CLIP.mp4 "what happens first?"\n'
+        '  vlmcourse chat --system video_llama --no-picture CLIP.mp4 "what is heard?"' + held,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("clip", type=Path, metavar="CLIP", help="any file that ffmpeg reads")
+    add(
+        "clip", type=Path, metavar="CLIP", help="any video, picture or sound file that ffmpeg reads"
+    )
     add("question", nargs="?", help="default: ask for questions")
     add("--system", default="video_chatgpt", help="default: %(default)s")
     add("--preset", choices=("world", "paper"), default="world", help="world: the small system")
     add("--weights", type=Path, metavar="DIR", help="world: a run instead of the shipped weights; "
         "paper: the folder of official files")  # fmt: skip
-    add("--max-new-tokens", type=_at_least_one, metavar="N", help="default: 48 world, 1024 paper")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--no-sound", action="store_true", help="do not listen to the file")
+    part.add_argument("--no-picture", action="store_true", help="listen only")
+    add("--max-new-tokens", type=_at_least_one, metavar="N", help="default: 48 world; paper: as "
+        "the authors' chat, 1024 or 300")  # fmt: skip
     add("--temperature", type=_not_negative, metavar="T", help="0 takes the likeliest word; "
-        "default: 0 world, 0.2 paper")  # fmt: skip
+        "default: 0 world; paper: as the authors' chat, 0.2 or 1")  # fmt: skip
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--foundations", type=Path, metavar="DIR", help="frozen parts instead of the shipped ones")
     return parser

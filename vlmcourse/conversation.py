@@ -108,9 +108,8 @@ class Special:
 class Places:
     """A run of places for connector tokens of one kind, held by the token `placeholder`.
 
-    `keeps_blanks`: white space beside it stays, whatever the tokenizer does beside this token. So
-    it is where the official code cuts the text itself and tokenises the parts alone.
-    """
+    `keeps_blanks`: white space beside it stays, whatever the tokenizer does beside this token; for
+    systems whose official code cuts the text itself and tokenises the parts alone."""
 
     kind: int
     count: int

@@ -1,5 +1,6 @@
 """Trained systems of the small world, as they lie on disk: shipped, or in the folder of a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def load_trained_system(
     path: str | Path | None = None,
     device: str = "cpu",
     foundations: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> TrainedSystem:
     """Build a system at the world's size, with the options it was trained with, and put its trained
     tensors into it.
@@ -82,6 +84,7 @@ def load_trained_system(
         path: see `weights_folder`.
         device: where the model goes.
         foundations: folder of the frozen parts instead of the shipped ones.
+        options: settings of the system that are to differ from those of its training.
 
     Raises:
         UserError: missing or misfitting files.
@@ -92,7 +95,7 @@ def load_trained_system(
     folder = weights_folder(system, path)
     about = read_stage(folder)
     told = about.settings.get("model", {})
-    options = told.get("options") or {}
+    options = {**(told.get("options") or {}), **(options or {})}
     model = systems.build(system, "world", device, foundations, **options)
     model.tell_trained(load_weights(model, folder).tensors)
     return TrainedSystem(

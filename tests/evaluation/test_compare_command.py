@@ -101,5 +101,5 @@ def test_runs_of_different_options_are_not_asked_together(runs, foundations, tmp
     about |= {"settings_hash": "other"}
     about["settings"]["model"]["options"] = {"max_length": 99}
     (other / "stage.json").write_text(json.dumps(about))
-    with pytest.raises(UserError, match="built with {'max_length': 99}, .* with none"):
+    with pytest.raises(UserError, match=r"built with \{'max_length': 99\}, .* with none"):
         load_runs("video_chatgpt", [runs[0], other.parent], "cpu", foundations)

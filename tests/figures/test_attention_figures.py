@@ -59,7 +59,7 @@ def test_heat_lies_on_the_patch_and_the_bar_on_the_frame_that_gets_it():
     assert {"query\n7", "heat", "1.0 s"} <= set(shown)
 
 
-@pytest.mark.parametrize(("queries", "frames", "side"), [(1, 8, 64), (4, 8, 64), (2, 4, 224)])
+@pytest.mark.parametrize(("queries", "frames", "side"), [(4, 8, 64), (1, 4, 224)])
 def test_films_of_several_sizes_fit(queries, frames, side):
     drawn = attention_film(
         film(frames, side) // 8, whole(queries, frames), attention(frames, 16, 64), range(frames)

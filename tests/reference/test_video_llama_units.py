@@ -107,6 +107,8 @@ def test_units_of_other_sizes_run_and_notice_one_changed_weight(name, count, tmp
 
 
 def test_a_shifted_label_and_a_lost_key_are_noticed(tmp_path):
+    tmp_path = tmp_path / "video_llama"  # the folder's name is the system of released_keys.json
+    tmp_path.mkdir()
     for path in REFERENCE.glob("video_llama_conversation.*"):
         shutil.copy(path, tmp_path)
     shutil.copy(REFERENCE / "released_keys.json", tmp_path)

@@ -117,6 +117,14 @@ def test_paper_size_on_the_meta_device():
         trained.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
     assert trained == [22_104_064, 22_104_064, 22_855_680, 22_855_680]
     assert model.answer_settings["top_p"] == 0.9
+    with torch.device("meta"):
+        there, times = torch.ones(2, 8, dtype=torch.bool), torch.zeros(2, 8)
+        features = model.encode_frames(torch.empty(8, 3, 224, 224))
+        assert features.shape == (8, 32, 768)
+        tokens, _ = model.connect(features.expand(2, 8, 32, 768), there, times)
+        heard, _ = model.connect_sound(torch.empty(2, 8, 1, 1024), there, times)
+    assert tokens.shape == (2, 32, 4096)
+    assert heard.shape == (2, 8, 4096)
 
 
 def test_options_change_the_settings_and_unknown_ones_are_named():
@@ -376,3 +384,16 @@ def test_media_without_a_branch_are_an_error(tiny_video_llama):
     )
     with pytest.raises(TypeError, match="does not listen"):
         model._features(mel, model.encode_sound)
+
+
+def test_the_world_preset_stands_on_the_shipped_foundations(tmp_path):
+    model = build("video_llama", num_video_queries=8)
+    assert model.processor.layout.role == ""
+    watched = model.watch(write_file(tmp_path / "both.mp4", frames=32, seconds=8))
+    assert watched.clip.times_s.tolist() == list(range(8))
+    assert watched.pictures.features.shape == (1, 8, 16, 96)
+    assert watched.sounds.features.shape == (1, 8, 1, 64)
+    assert_close(watched.sounds.features.norm(dim=-1), torch.full((1, 8, 1), 20.0))
+    assert len(model.answer(watched, ["what happens first ?", "where ?"], max_new_tokens=3)) == 2
+    for stage in model.stages("world"):
+        set_trainable(model, stage.trains)

@@ -17,7 +17,7 @@ from vlmcourse.systems.video_chatgpt import (
     VideoChatGPTConfig,
     VideoChatGPTProcessor,
 )
-from vlmcourse.world.dataset import make_split
+from vlmcourse.world.dataset import SplitSettings, make_split
 
 torch.set_num_threads(1)
 
@@ -83,6 +83,53 @@ def tiny(monkeypatch, build_tiny):
         lambda preset, device, folder, **options: build_tiny(**options),
     )
     return build_tiny
+
+
+@pytest.fixture(scope="session")
+def silent(tmp_path_factory):
+    """The folder of a split of two clips without sound."""
+    root = tmp_path_factory.mktemp("silent")
+    settings = SplitSettings(sound=False)
+    return make_split(root, "val", 2, settings, workers=1, progress=False).folder
+
+
+@pytest.fixture
+def half_silent(tmp_path, world, silent):
+    """A file of the captions of clips with sound and of two without."""
+    entries = []
+    for folder in (silent, world):
+        for entry in json.loads((folder / "captions.json").read_text(encoding="utf-8")):
+            entries.append({**entry, "video": str(folder / "clips" / entry["video"])})
+    path = tmp_path / "half_silent.json"
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def listener(monkeypatch, tiny_video_llama):
+    """A tiny Video-LLaMA under the name "listener"."""
+    monkeypatch.setitem(
+        systems.CONSTRUCTORS,
+        "listener",
+        lambda preset, device, folder, **options: tiny_video_llama(**options),
+    )
+    return tiny_video_llama
+
+
+@pytest.fixture
+def picture_file(tmp_path):
+    """A file of two conversations about pictures, in LLaVA's form."""
+    from PIL import Image
+
+    entries = []
+    for number, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (30, 20), colour).save(tmp_path / f"{number}.png")
+        turns = [("human", "what colour is the square ?\n<image>"), ("gpt", colour)]
+        talk = [{"from": who, "value": text} for who, text in turns]
+        entries.append({"id": str(number), "image": f"{number}.png", "conversations": talk})
+    path = tmp_path / "pictures.json"
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return path
 
 
 @pytest.fixture

@@ -1,17 +1,16 @@
 """Batches: which conversations stand together, and that packing changes no number."""
 
 import json
-from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from vlmcourse.conversation import PICTURE, SOUND
 from vlmcourse.errors import UserError
+from vlmcourse.systems.processor import Given
 from vlmcourse.systems.stages import set_trainable
-from vlmcourse.training.data import Part, VideoInstructionData
-from vlmcourse.training.order import Order
+from vlmcourse.training.data import Part, VideoInstructionData, conversation_of
 from vlmcourse.training.sources import Source
 
 
@@ -32,26 +31,6 @@ def prepared(build_tiny, world, tmp_path):
 
 def same(a, b):
     return torch.equal(a.ids, b.ids) and torch.equal(a.pictures.features, b.pictures.features)
-
-
-def test_an_epoch_holds_every_sample_once_and_units_one_video():
-    videos = [Path("abcd"[i % 4]) for i in range(30)]
-    order = Order(videos, 3, seed=1)
-    units = order.units(0, order.units_per_epoch)
-    assert Counter(i for unit in units for i in unit) == Counter(range(30))
-    assert all(len({videos[i] for i in unit}) == 1 for unit in units)
-    assert {len(unit) for unit in units} == {2, 3}
-    assert order.epoch(1) != units
-
-
-def test_the_stream_crosses_epochs_and_starts_anywhere():
-    order = Order([Path(x) for x in "aabbccd"], 2, seed=3)
-    stream = order.units(0, 11)
-    assert order.units_per_epoch == 4
-    assert stream[:4] == order.epoch(0)
-    assert stream[4:8] == order.epoch(1)
-    assert Order([Path(x) for x in "aabbccd"], 2, seed=3).units(5, 4) == stream[5:9]
-    assert Order([Path(x) for x in "aabbccd"], 2, seed=4).units(0, 4) != stream[:4]
 
 
 def test_a_batch_depends_on_seed_and_number_alone(prepared):
@@ -165,3 +144,168 @@ def test_the_checksum_is_the_worlds_own_or_of_the_file(world, tmp_path, read_jso
     first = Source(other).checksum()
     other.write_text("[ ]", encoding="utf-8")
     assert Source(other).checksum() != first
+
+
+# ---------------------------------------------------------------- sound, pictures, mixtures
+
+
+@pytest.fixture
+def listening(listener, tmp_path):
+    """Data of a tiny Video-LLaMA: `listening([Source(...)], given=...)`."""
+
+    def make(sources, batch_size=4, seed=0, **settings):
+        model = listener()
+        set_trainable(model, ["audio_qformer.*"])
+        settings.setdefault("cache", tmp_path / "cache")
+        data = VideoInstructionData(sources, **settings)
+        data.prepare(model, "listener", batch_size, seed, progress=False)
+        return data
+
+    return make
+
+
+BOTH = Given("pictures", "sounds")
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_batch_with_sound_holds_exactly_its_clips(listening, world, cached):
+    settings = {} if cached else {"cache": None}
+    data = listening(
+        [Source(world / "captions.json", limit=2)], batch_size=2, given=BOTH, **settings
+    )
+    batch = data.batch(0)
+    units = data.parts[0].order.units(0, 2)
+    assert (batch.kinds == PICTURE).sum(1).tolist() == [4, 4]
+    assert (batch.kinds == SOUND).sum(1).tolist() == [2, 2]
+    for row, unit in enumerate(units):
+        sample = data.parts[0].samples[unit[0]]
+        watched = data.model.watch(sample.video)
+        expected = data.model.processor.row(conversation_of(sample), watched.clip)
+        assert batch.ids[row, : len(expected)].tolist() == expected.ids
+        assert batch.labels[row, : len(expected)].tolist() == expected.labels
+        for kind, encode in (
+            ("pictures", data.model.encode_frames),
+            ("sounds", data.model.encode_sound),
+        ):
+            media, fresh = getattr(batch, kind), getattr(watched, kind)
+            seen = media.features[row] if cached else encode(media.inputs[row])
+            torch.testing.assert_close(seen.float(), fresh.features[0], atol=2e-2, rtol=2e-3)
+            assert torch.equal(media.times_s[row], fresh.times_s[0])
+    with torch.no_grad():
+        assert data.model(batch).loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    "given", [BOTH, Given(None, "sounds"), Given(None, "sound_pictures"), Given("pictures", None)]
+)
+def test_only_what_is_given_is_in_a_batch(listening, world, given):
+    batch = listening([Source(world / "captions.json", limit=2)], given=given).batch(0)
+    assert (batch.pictures is None) == (given.pictures is None)
+    assert (batch.sounds is None) == (given.sounds is None)
+    places = (batch.kinds == PICTURE).any(), (batch.kinds == SOUND).any()
+    assert places == (given.pictures is not None, given.sounds is not None)
+    if given.sounds is not None:
+        clips = {"sounds": 8, "sound_pictures": 8}[given.sounds]
+        assert batch.sounds.features.shape[1:] == (clips, 1, 12)
+
+
+def test_packed_rows_with_sound_have_the_loss_of_single_ones(listening, world):
+    one_clip = [Source(world / "conversations.json", limit=1)]
+    packed = listening(one_clip, questions_per_video=30, given=BOTH)
+    single = listening(one_clip, batch_size=40, given=BOTH)
+    one_row, rows = packed.batch(0), single.batch(0)
+    count = len(packed.parts[0].samples)
+    assert one_row.ids.shape[0] == 1
+    assert rows.ids.shape[0] >= count > 10
+    with torch.no_grad():
+        a = packed.model(one_row)
+        part = single._batch(single.parts[0], 0, 0, count)
+        b = single.model(part)
+    assert a.num_targets == b.num_targets
+    torch.testing.assert_close(a.loss, b.loss, atol=1e-5, rtol=1e-5)
+
+
+def test_silent_clips_fall_out_of_a_source_that_is_heard(listening, half_silent, silent, caplog):
+    source = Source(half_silent)
+    total = len(source.samples())
+    everything = listening([source], given=Given("pictures", None))
+    assert everything.lacking == {}
+    assert len(everything.parts[0].samples) == total
+    data = listening([source], given=BOTH)
+    assert {path.parent.parent for path in data.lacking} == {silent}
+    assert set(data.lacking.values()) == {"sounds"}
+    lost = total - len(data.parts[0].samples)
+    told = f"{lost} samples left out, for 2 videos have no sounds: val_00000.mp4, val_00001.mp4"
+    assert told in caplog.text
+    fresh = listening([source], given=BOTH, cache=None, batch_size=total)
+    assert len(fresh.batch(0).sounds) == total - lost
+    assert fresh.lacking == data.lacking
+    assert "val_00001.mp4: it has no sounds" in caplog.text
+    with pytest.raises(UserError, match=r"captions\.json: all 2 videos have no sounds"):
+        listening([source, Source(silent / "captions.json")], given=BOTH)
+
+
+def test_an_unknown_stream_is_told_with_those_there_are(listening, world):
+    with pytest.raises(UserError, match=r"have no noise; .* has pictures, sound_pictures, sounds"):
+        listening([Source(world / "captions.json", limit=1)], given=Given("pictures", "noise"))
+
+
+def test_pictures_train_as_videos_of_one_frame(listening, prepared, picture_file):
+    source = Source(picture_file, videos=picture_file.parent)
+    batch = listening([source], given=Given("pictures", None), batch_size=2).batch(0)
+    assert batch.pictures.frame_mask.tolist() == [[True], [True]]
+    assert batch.labels[batch.labels >= 0].tolist().count(2) == 2  # two ends of answers
+    with pytest.raises(UserError, match="all 2 videos have no sounds"):
+        listening([source], given=BOTH)
+    batch = prepared(source=source, batch_size=2).batch(0)  # a system without a form of its own
+    assert batch.pictures.features.shape[:2] == (2, 1)
+
+
+def test_a_bad_picture_is_named(listening, picture_file):
+    (picture_file.parent / "1.png").write_bytes(b"\x89PNG\r\n and no more")
+    data = listening([Source(picture_file, videos=picture_file.parent)], given=Given())
+    assert [path.name for path in data.unreadable] == ["1.png"]
+    assert len(data.parts[0].samples) == 1
+
+
+def test_a_batch_of_a_mixture_comes_from_one_source(listening, world, picture_file):
+    sources = [
+        Source(world / "captions.json", limit=3, weight=3),
+        Source(picture_file, videos=picture_file.parent, weight=1, form="caption"),
+    ]
+    data = listening(sources, given=Given(), batch_size=2)
+    frames = [data.batch(i).pictures.frame_mask.shape[1] for i in range(60)]
+    assert set(frames) == {1, 8}
+    assert 30 < frames.count(8) < 58
+    again = listening(sources, given=Given(), batch_size=2)
+    assert all(same(data.batch(i), again.batch(i)) for i in (40, 3, 17))
+    videos = [i for i in range(60) if frames[i] == 8]
+    samples = data.parts[0].order.units(0, 4)
+    for row, unit in enumerate(samples):  # two batches walk through their own source in order
+        sample = data.parts[0].samples[unit[0]]
+        expected = data.cache.load(sample.video)[1]["pictures"]
+        batch = data.batch(videos[row // 2])
+        assert torch.equal(batch.pictures.features[row % 2], expected)
+    with pytest.raises(UserError, match="a mixture of sources has no epochs"):
+        data.steps_per_epoch()
+
+
+@pytest.mark.parametrize(("weights", "told"), [((1, None), "or none has"), ((1, 0), "above 0")])
+def test_weights_are_all_there_and_above_nothing(world, weights, told):
+    sources = [Source(world / "captions.json", weight=weight) for weight in weights]
+    with pytest.raises(UserError, match=told):
+        VideoInstructionData(sources)
+
+
+def test_captions_stand_right_behind_their_video(prepared, world):
+    source = Source(world / "captions.json", limit=1, form="caption")
+    data = prepared(source=source, batch_size=1)
+    sample = data.parts[0].samples[data.parts[0].order.units(0, 1)[0][0]]
+    batch, tokenizer = data.batch(0), data.model.processor.tokenizer
+    trained = batch.labels[0] >= 0
+    assert tokenizer.decode(batch.ids[0][trained].tolist()) == sample.turns[1][1]
+    assert trained.int().diff().tolist().count(1) == 1  # one stretch, at the end
+    assert "USER:" not in tokenizer.inner.decode(batch.ids[0].tolist())
+    prompted = Source(world / "captions.json", limit=1, form="prompted_caption")
+    with pytest.raises(UserError, match="has no requests"):
+        prepared(source=prompted).batch(0)

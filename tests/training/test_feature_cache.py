@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from vlmcourse.systems.processor import Given
 from vlmcourse.training import feature_cache
 from vlmcourse.training.feature_cache import CacheError, cache_features, features_hash
 
@@ -37,6 +38,37 @@ def test_cached_features_are_those_of_watching(model, clips, tmp_path):
     assert torch.equal(clip.times_s, watched.clip.times_s)
     assert clip.duration_s == watched.clip.duration_s
     assert clip.frames is None
+
+
+def test_a_listening_system_keeps_every_stream(tiny_video_llama, clips, silent, tmp_path):
+    model = tiny_video_llama()
+    mute = next((silent / "clips").glob("*.mp4"))
+    found = cache(model, [clips[0], mute], tmp_path)
+    clip, streams = found.load(clips[0])
+    watched = model.watch(clips[0])
+    fresh = model.streams(model.processor.read(clips[0]))
+    assert set(streams) == set(fresh) == {"pictures", "sounds", "sound_pictures"}
+    for name, features in streams.items():
+        assert features.dtype == torch.float16
+        torch.testing.assert_close(features.float(), fresh[name], atol=2e-2, rtol=2e-3)
+    assert torch.equal(clip.sound_times_s, watched.clip.sound_times_s)
+    assert clip.given == watched.clip.given == Given("pictures", "sounds")
+    clip, streams = found.load(mute)
+    assert set(streams) == set(found.streams(mute)) == {"pictures", "sound_pictures"}
+    assert clip.sound_times_s is None
+    assert clip.given == Given("pictures", None)
+    assert set(found.load(clips[0], ["sounds", "gone"])[1]) == {"sounds"}
+
+
+def test_what_decides_the_features_of_a_listening_system(tiny_video_llama):
+    model = tiny_video_llama()
+    assert features_hash(model) == features_hash(tiny_video_llama(num_video_queries=5))
+    assert features_hash(model) == features_hash(tiny_video_llama(sound_scale=1.0))
+    assert features_hash(model) != features_hash(tiny_video_llama(num_sound_clips=5))
+    before = features_hash(model)
+    with torch.no_grad():
+        model.image_qformer.queries.add_(1e-3)
+    assert features_hash(model) != before
 
 
 def test_a_second_call_computes_nothing(model, clips, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The module alone: its schedule, its optimiser, its modes."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from transformers import get_cosine_schedule_with_warmup
 
 from vlmcourse import systems
+from vlmcourse.checkpoints.video_llama import official_name
 from vlmcourse.systems.stages import Stage
+from vlmcourse.systems.video_llama_stages import PAPER_STAGES, WORLD_STAGES
 from vlmcourse.training.module import VideoInstruction, learning_rate_factor
 
 
@@ -32,6 +35,60 @@ def test_schedules_end_where_they_should():
     }
     assert ends == {"cosine": pytest.approx(0.1), "linear": pytest.approx(0.1), "constant": 1.0}
     assert learning_rate_factor(stage(warmup_ratio=0.0), 0, 40) == 1.0
+
+
+def test_the_schedule_of_video_llama():
+    """The numbers of its first stage, worked out by hand: warm-up in a line from 1e-6, then the
+    cosine as if it had run from step 0, with a jump down where they meet."""
+    first = PAPER_STAGES[0]
+    total = 5 * 2500
+
+    def rate(step, scale=1.0):
+        factor = learning_rate_factor(first, step, round(total * scale), scale)
+        return first.learning_rate * factor
+
+    assert rate(0) == pytest.approx(1e-6)
+    assert rate(1250) == pytest.approx((1e-6 + 1e-4) / 2)
+    assert rate(2499) == pytest.approx(1e-4, rel=1e-3)
+    assert rate(2500) == pytest.approx(8e-5 + 2e-5 * 0.5 * (1 + math.cos(math.pi * 0.2)))
+    assert rate(2500) < rate(2499)
+    assert rate(6250) == pytest.approx(9e-5)
+    assert rate(total) == pytest.approx(8e-5)
+    assert rate(250, scale=0.1) == pytest.approx(rate(2500))  # a quick look warms up, too
+    assert [s.epochs * s.iterations_per_epoch for s in PAPER_STAGES] == [12500, 3000, 25000, 3000]
+
+
+def test_decay_is_that_of_the_official_runs(listener):
+    """By their names: no decay for one axis, nor for names that hold bias, ln or bn."""
+    for stage_of_branch in WORLD_STAGES[::2]:
+        module = VideoInstruction("listener", stage_of_branch)
+        module._trainer = SimpleNamespace(max_steps=40)
+        groups = module.configure_optimizers()["optimizer"].param_groups
+        ours = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+        theirs = {
+            id(parameter)
+            for name, parameter in module.model.named_parameters()
+            if name in module.trained
+            and parameter.ndim > 1
+            and not any(part in official_name(name) for part in ("bias", "ln", "bn"))
+        }
+        assert ours == theirs
+        assert {"queries", "position"} <= {
+            word for name in module.trained for word in ("queries", "position") if word in name
+        }
+        assert len(ours) < len(module.trained)
+
+
+def test_dropout_is_drawn_anew_in_every_part_of_a_step(tiny):
+    module = VideoInstruction("tiny", stage())
+    draws = []
+    for step, batch in ((3, 6), (3, 7), (4, 8), (3, 6)):
+        module._trainer = SimpleNamespace(accumulate_grad_batches=2, global_step=step)
+        with torch.random.fork_rng():
+            module.on_train_batch_start(None, batch)
+            draws.append(torch.rand(1).item())
+    assert len(set(draws)) == 3
+    assert draws[0] == draws[3]
 
 
 def test_decay_reaches_matrices_only(tiny):
@@ -85,3 +142,18 @@ def test_evaluation_counts_tokens_not_batches(tiny):
     assert found == {"loss": 3.5, "answer_accuracy": 0.5, "tokens": 4}
     assert module.evaluate([]) == {}
     assert module.model.projector.training
+
+
+def test_fresh_values_are_those_of_the_part_that_holds_the_layers(tiny_video_llama, monkeypatch):
+    model = tiny_video_llama()
+    with torch.no_grad():
+        for parameter in model.video_qformer.parameters():
+            parameter.fill_(1.0)
+    build = systems.CONSTRUCTORS | {"tiny": lambda preset, device, folder: model}
+    monkeypatch.setattr(systems, "CONSTRUCTORS", build)
+    module = VideoInstruction("tiny", model.stages("world")[0], fresh=True)
+    query = module.model.video_qformer.layers[0].self_attention.query
+    assert query.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert not query.bias.any()
+    assert module.model.video_qformer.queries.std().item() == pytest.approx(0.02, rel=0.5)
+    assert module.model.video_qformer.norm.weight.eq(1).all()

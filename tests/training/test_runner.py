@@ -13,6 +13,8 @@ import torch
 
 from vlmcourse.errors import UserError
 from vlmcourse.records import read_record
+from vlmcourse.systems.processor import Given
+from vlmcourse.systems.video_llama_stages import WORLD_STAGES
 from vlmcourse.trained import load_trained_system
 from vlmcourse.training import runner
 from vlmcourse.training.runner import run_stage, run_stages, variant
@@ -104,6 +106,79 @@ def test_resuming_behind_an_epoch_and_with_parts_of_a_batch(stage_file, tmp_path
     with pytest.raises(RuntimeError, match="pulled the plug"):
         run_stage(config, tmp_path / "k", checkpoint_every=3, callbacks=[StopAfter(4)], **QUIET)
     assert losses(run_stage(config, tmp_path / "k", **QUIET).folder) == losses(whole.folder)
+
+
+def test_a_killed_mixture_with_dropout_resumes_to_the_same_losses(
+    stage_file, tmp_path, world, listener, picture_file
+):
+    """Videos and pictures, two parts a step, and dropout in the Q-Former."""
+    config = stage_file(
+        trains=["video_qformer.*", "frame_position.*", "llama_proj.*"],
+        batch_size=8,
+        learning_rate=1e-3,
+        schedule="cosine_from_start",
+        warmup_steps=3,
+        warmup_start_rate=1e-6,
+        epochs=2,
+        steps=None,
+        iterations_per_epoch=4,
+        data={
+            "train": [
+                {"json": str(world / "captions.json"), "weight": 2},
+                {"json": str(picture_file), "videos": str(picture_file.parent), "weight": 1},
+            ],
+            "questions_per_video": 2,
+            "accumulate": 2,
+            "given": {"pictures": "pictures", "sounds": None},
+        },
+    )
+    settings = {"model.system": "listener", "model.options.qformer_dropout": 0.5}
+    whole = run_stage(config, tmp_path / "whole", settings, **QUIET)
+    assert len(losses(whole.folder)) == 8
+    for kill_at in (3, 5):
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            run_stage(
+                config,
+                tmp_path / "k",
+                settings,
+                checkpoint_every=2,
+                callbacks=[StopAfter(kill_at)],
+                **QUIET,
+            )
+    resumed = run_stage(config, tmp_path / "k", settings, **QUIET)
+    assert losses(resumed.folder) == losses(whole.folder)
+    assert resumed.weights.read_bytes() == whole.weights.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("stage", "given"),
+    [
+        ("vision_1", {"pictures": "pictures", "sounds": None}),
+        ("audio_1", {"pictures": None, "sounds": "sounds"}),
+        ("audio_1", {"pictures": None, "sounds": "sound_pictures"}),
+    ],
+)
+def test_a_branch_trains_alone(stage_file, tmp_path, half_silent, listener, stage, given):
+    """All of the branch moves and nothing else; clips that are silent are counted."""
+    branch = next(x for x in WORLD_STAGES if x.name == stage).trains
+    catch = Catch()
+    config = stage_file(
+        trains=list(branch),
+        steps=2,
+        data={"train": [{"json": str(half_silent)}], "given": given},
+    )
+    settings = {"model.system": "listener"}
+    done = run_stage(config, tmp_path / "out", settings, callbacks=[catch], **QUIET)
+    moved = {k for k in catch.before if not torch.equal(catch.before[k], catch.after[k])}
+    parts = {name.split(".")[0] for name in branch}
+    named = {k for k in catch.before if k.split(".")[0] in parts}
+    without_say = {k for k in named if k.endswith("key.bias")}  # a softmax takes no notice of them
+    assert named - without_say <= moved <= named
+    lost = done.metrics.get("videos_without_sound", {"mean": 0})["mean"]
+    assert lost == (2 if given["sounds"] == "sounds" else 0)
+    loaded = load_trained_system("listener", done.folder).model
+    heard = None if stage == "vision_1" else "sounds"
+    assert loaded.processor.given == Given("pictures", heard)
 
 
 def _train_in_a_child(config, out):

@@ -70,9 +70,7 @@ class WorldImageBindVision(ImageBindEncoder):
         return self
 
     def patch_tokens(self, inputs: Tensor) -> Tensor:
-        """`[N, 3, S, S]` to the frozen encoder's `[N, P, D]`; such patches stay as they are."""
-        if inputs.ndim == 3:
-            return inputs
+        """`[N, 3, S, S]` to the frozen encoder's `[N, P, D]`."""
         with torch.no_grad():
             return self.encoder(inputs)
 

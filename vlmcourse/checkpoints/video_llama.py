@@ -244,7 +244,8 @@ def load_released(
             load_branch(model, found[kind])
     if not trained and (first := _matching(folder, (MINIGPT4_FILE,))):
         load_minigpt4_projection(model, first[0])
-    model.to(device=device, dtype=dtype)
+    for part in (*VISION_PARTS, *AUDIO_PARTS):
+        getattr(model, part.rstrip(".")).to(device=device, dtype=dtype)
     tokenizer = SentencePieceTokenizer(found["language"] / "tokenizer.model")
     model.processor = VideoLlamaProcessor(tokenizer, model.config)
     return model.eval()

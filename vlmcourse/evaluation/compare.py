@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -53,12 +53,14 @@ class Side:
         given: streams that it is given (`conditions.read_given`); None means all it takes.
         system: a key of `systems.CONSTRUCTORS`; None means what the first run says.
         name: for the table and the note.
+        options: `NAME=VALUE` settings of the system that differ from those of its training.
     """
 
     runs: tuple[Path, ...]
     given: tuple[str, ...] | None = None
     system: str | None = None
     name: str = ""
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def _loaded(side: Side, name: str, what: Comparison, split: "WorldSplit", progre
     from vlmcourse.training.data import located
 
     system = side.system or system_of(side.runs[0])
-    runs = load_runs(system, side.runs, chosen_device(what.device), what.foundations)
+    device, changes = chosen_device(what.device), read_options(side.options)
+    runs = load_runs(system, side.runs, device, what.foundations, changes)
     model = runs[0].model
     given = model.processor.given if side.given is None else read_given(side.given)
     probes = load_probes(split, model, system, located(what.cache), what.clips, progress, given)
@@ -165,6 +168,22 @@ def _loaded(side: Side, name: str, what: Comparison, split: "WorldSplit", progre
         "given": given_streams(given),
     }
     return Loaded(runs, probes, settings)
+
+
+def read_options(options: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` settings, the values as YAML reads them. Raises UserError."""
+    import yaml
+
+    read = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not (name and equals):
+            raise UserError(f"an option is NAME=VALUE, not {option!r}")
+        try:
+            read[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"option {option!r}: no value ({error})") from error
+    return read
 
 
 def _refuse_unasked(about: Sequence[str], known: Mapping[str, np.ndarray]) -> None:
@@ -255,6 +274,7 @@ def main(argv: list[str] | None = None) -> int:
             None if (given := getattr(args, f"{side}_given")) is None else tuple(given),
             getattr(args, f"{side}_system"),
             getattr(args, f"{side}_name"),
+            tuple(getattr(args, f"{side}_options")),
         )
         for side in SIDES
     )
@@ -286,6 +306,13 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{side}-given", nargs="+", metavar="STREAM", help="as --given of vlmcourse evaluate")
         add(f"--{side}-system", help="default: what its first run says")
         add(f"--{side}-name", default=side, help="for the table and the note")
+        add(
+            f"--{side}-options",
+            nargs="+",
+            default=(),
+            metavar="NAME=VALUE",
+            help="settings of the system that differ from those of its training",
+        )
     add(
         "--about",
         nargs="+",

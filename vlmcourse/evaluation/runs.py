@@ -1,8 +1,8 @@
 """Trained runs of one system, one a seed, ready to be asked together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmcourse.errors import UserError
 
@@ -15,9 +15,15 @@ FEWEST_RUNS, FEWEST_CLIPS = 3, 300
 
 
 def load_runs(
-    system: str, paths: Sequence[Path | None], device: str, foundations: Path | None = None
+    system: str,
+    paths: Sequence[Path | None],
+    device: str,
+    foundations: Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list["TrainedSystem"]:
     """Load the runs of a system; None stands for the shipped weights.
+
+    `options` are settings of the system that are to differ from those of its training.
 
     Raises:
         UserError: a run cannot be loaded, stands there twice, or was built with other options.
@@ -26,7 +32,8 @@ def load_runs(
     from vlmcourse.training.data import located
 
     runs = [
-        load_trained_system(system, path and located(path), device, foundations) for path in paths
+        load_trained_system(system, path and located(path), device, foundations, options)
+        for path in paths
     ]
     if len({run.settings_hash for run in runs}) < len(runs):
         raise UserError("the same run stands twice: it would count as two witnesses")

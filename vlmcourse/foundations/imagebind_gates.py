@@ -88,11 +88,11 @@ def imagebind_gates(
 
     Returns:
         `{measure: [right, ...]}`. Of windows with one sound: `picture_of_sound`, the best of six
-        pictures, one of each action; `among_32_pictures`, the best of a batch's; `probe_kind`, read
-        by the linear probe. Of pictures of an action: `sound_of_picture` and `among_32_sounds`
-        (`near_a_place`: of slides at their start or end, where one frame shows nothing).
-        `still_picture_of_silence`: the still one of seven pictures; `probe_silence`: the probe
-        reads no kind; `two_...`: both kinds found. `dubbed_...`: the probe on dubbed clips.
+        pictures, one of each action; `picture_of_sound_or_still`, of these and a still one;
+        `among_32_pictures`, of a batch's; `probe_kind`, read by the linear probe. Of pictures of an
+        action: `sound_of_picture`, `sound_of_picture_or_silence` and `among_32_sounds`, likewise.
+        `still_picture_of_silence` and `silence_of_still_picture`: of seven; `probe_silence`: the
+        probe reads no kind; `two_...`: both kinds found. `dubbed_...`: the probe on dubbed clips.
         `measure/action` is the part of a measure that is about one action.
     """
     imagebind.eval()
@@ -139,36 +139,42 @@ def _one_each(rng, candidates: dict[str, list[int]]) -> list[int]:
 
 
 def _sound_to_picture(pool: Pool, rng, result) -> None:
-    """Offer every window one picture of each action (silence and two sounds: with a still one)."""
+    """Offer every window one picture of each action, and the same with a still one as the last."""
     shown = {action: pool.frames(action) for action in (*ACTIONS, STILL)}
-    acting = {action: shown[action] for action in ACTIONS}
     scores = pool.sounds @ pool.pictures.T  # [N, N]
-    for i in pool.windows(1):
-        best = ACTIONS[int(scores[i, _one_each(rng, acting)].argmax())]
-        right = best == pool.heard[i][0]
-        result["picture_of_sound"].append(right)
-        result[f"picture_of_sound/{pool.heard[i][0]}"].append(right)
-    for i in pool.windows(0):
-        best = int(scores[i, _one_each(rng, shown)].argmax())
-        result["still_picture_of_silence"].append((*ACTIONS, STILL)[best] == STILL)
-    for i in pool.windows(2):
-        best = scores[i, _one_each(rng, acting)].topk(2).indices.tolist()
-        result["two_pictures_of_two_sounds"].append({ACTIONS[b] for b in best} == {*pool.heard[i]})
+    for count in (0, 1, 2):
+        for i in pool.windows(count):
+            seven = scores[i, _one_each(rng, shown)]
+            six, found = seven[:-1], {*pool.heard[i]}
+            if count == 0:
+                result["still_picture_of_silence"].append(int(seven.argmax()) == len(ACTIONS))
+            elif count == 2:
+                best = six.topk(2).indices.tolist()
+                result["two_pictures_of_two_sounds"].append({ACTIONS[b] for b in best} == found)
+            else:
+                _note("picture_of_sound", six, pool.heard[i][0], result)
+                _note("picture_of_sound_or_still", seven, pool.heard[i][0], result)
 
 
 def _picture_to_sound(pool: Pool, rng, result) -> None:
-    """Offer every picture of an action one window of each kind of sound."""
-    alone = {a: [i for i in pool.windows(1) if pool.heard[i][0] == a] for a in ACTIONS}
-    scores = pool.pictures @ pool.sounds.T
-    slides = {i for i, seen in enumerate(pool.seen) if seen == SLIDE}
+    """Offer every picture one window of each sound, and the same with a silent one as the last."""
+    heard = {a: [i for i in pool.windows(1) if pool.heard[i][0] == a] for a in ACTIONS}
+    heard[STILL] = pool.windows(0)
+    scores = pool.pictures @ pool.sounds.T  # [N, N]
     for action in ACTIONS:
         for i in pool.frames(action):
-            right = ACTIONS[int(scores[i, _one_each(rng, alone)].argmax())] == action
-            result["sound_of_picture"].append(right)
-            result[f"sound_of_picture/{action}"].append(right)
-    for i in sorted(slides - set(pool.frames(SLIDE))):
-        right = ACTIONS[int(scores[i, _one_each(rng, alone)].argmax())] == SLIDE
-        result["sound_of_picture_near_a_place/slides"].append(right)
+            seven = scores[i, _one_each(rng, heard)]
+            _note("sound_of_picture", seven[:-1], action, result)
+            _note("sound_of_picture_or_silence", seven, action, result)
+    for i in pool.frames(STILL):
+        best = int(scores[i, _one_each(rng, heard)].argmax())
+        result["silence_of_still_picture"].append(best == len(ACTIONS))
+
+
+def _note(name: str, scores: Tensor, action: str, result) -> None:
+    right = int(scores.argmax()) == ACTIONS.index(action)
+    result[name].append(right)
+    result[f"{name}/{action}"].append(right)
 
 
 def _among_many(pool: Pool, rng, result) -> None:
@@ -223,10 +229,11 @@ def dubbed_sounds(imagebind: ImageBind, clips: int, seed: int):
     Returns:
         embeddings `[8 * clips, E]`, and what each window holds.
     """
+    settings = StorySettings(sounds=(1, 4), held_out="require")
     sounds, heard = [], []
     with tempfile.TemporaryDirectory() as folder:
         for index in range(clips):
-            story = sample_story(seed + index, StorySettings(held_out="require"))
+            story = sample_story(seed + index, settings)
             found = read_sound_clips(write_clip(story, folder, "dubbed").video)
             sounds.append(imagebind.embed_sound(found.mels))
             heard += [heard_in(story, float(start_s)) for start_s in found.times_s]

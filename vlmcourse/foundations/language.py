@@ -6,6 +6,7 @@ embeddings. Fused rows (foundations/text_rows.py) prepare it for positions that 
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vlmcourse.backbones.language_model import load_language_model
+from vlmcourse.backbones.tokenizers import load_tokenizer
+from vlmcourse.errors import UserError
 from vlmcourse.foundations.steps import step_loader
 from vlmcourse.foundations.text_rows import (
     BOS_ID,
@@ -92,6 +96,28 @@ def look_back(attention: nn.Module, size: LanguageSize, heads: int, strength: fl
     attention.k_proj.bias.data.copy_(key.flatten())
 
 
+def continue_from(model: LlamaForCausalLM, folder: Path) -> None:
+    """Take over the weights of an earlier, smaller-worded model; words it lacks start at random.
+
+    Args:
+        model: as built, for all words of today; the earlier words stand first among them.
+        folder: a language model as `vlmcourse foundations` exports it.
+
+    Raises:
+        UserError: the folder holds no such model, or one of other words.
+    """
+    earlier = load_language_model(folder)
+    words = load_tokenizer(folder)
+    known = list(WORD_ID)[: len(words)]
+    if [words.token_id(word) for word in known] != list(range(len(words))):
+        raise UserError(f"{folder}: its words are not the first of today's")
+    grown = model.state_dict()
+    for name, tensor in earlier.state_dict().items():
+        if tensor.shape[1:] != grown[name].shape[1:] or len(tensor) > len(grown[name]):
+            raise UserError(f"{folder}: {name} is {tuple(tensor.shape)} there")
+        grown[name][: len(tensor)] = tensor
+
+
 def embed_bags(model: LlamaForCausalLM, bags: Tensor) -> Tensor:
     """Add up the embeddings of every bag: `[B, L, W]` ids -> `[B, L, E]`."""
     vectors = model.get_input_embeddings()(bags)  # [B, L, W, E]
@@ -125,7 +151,8 @@ class LanguageFoundation(L.LightningModule):
     """Training of the small language model; loss on answers, a little on descriptions.
 
     The matrices of the layers train with Muon, everything else with AdamW. The learning rate is
-    constant, then falls to a tenth linearly.
+    constant, then falls to a tenth linearly. `continues` names the folder of an earlier model to
+    start from (`continue_from`).
     """
 
     def __init__(
@@ -137,11 +164,14 @@ class LanguageFoundation(L.LightningModule):
         falls_from: float = 0.5,
         weight_decay: float = 0.01,
         noise: float = 0.5,
+        continues: Path | None = None,
     ):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.model = build_language_model(size)
+        if continues is not None:
+            continue_from(self.model, continues)
 
     def training_step(self, batch: TextBatch, step: int) -> None:
         logits = packed_logits(

@@ -16,6 +16,7 @@ RECIPES = {
     "vision_encoder": EXPERIMENTS / "vision_encoder.yaml",
     "image_qformer": EXPERIMENTS / "image_qformer.yaml",
     "language_model": EXPERIMENTS / "language_model.yaml",
+    "language_model_more": EXPERIMENTS / "language_model_more.yaml",
     "imagebind": EXPERIMENTS / "imagebind.yaml",
 }
 
@@ -75,6 +76,7 @@ def export(name: str, module) -> Path:
         "vision_encoder": export_vision,
         "image_qformer": export_image_qformer,
         "language_model": export_language,
+        "language_model_more": export_language,
         "imagebind": export_imagebind,
     }
     return exports[name](module)

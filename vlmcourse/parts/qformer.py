@@ -123,20 +123,22 @@ class QFormer(nn.Module):
 
     def __init__(self, config: QFormerConfig):
         super().__init__()
-        self.config, width = config, config.hidden_size
+        self.config, width, freq = config, config.hidden_size, config.cross_attention_freq
         self.queries = nn.Parameter(torch.empty(1, config.num_queries, width))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         if config.vocab_size:
             self.word_embeddings = nn.Embedding(config.vocab_size, width)
             self.position_embeddings = nn.Embedding(config.max_positions, width)
-        self.layers = nn.ModuleList(
-            QFormerLayer(config, cross=index % config.cross_attention_freq == 0)
-            for index in range(config.num_layers)
-        )
-        for name, parameter in self.named_parameters():
-            if not name.endswith("norm.weight"):  # biases start at zero
-                nn.init.normal_(parameter, std=0.02 if parameter.ndim > 1 else 0.0)
+        layers = (QFormerLayer(config, i % freq == 0) for i in range(config.num_layers))
+        self.layers = nn.ModuleList(layers)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Give BERT's first values; biases are zero, and norms are what they are anew."""
+        for name, value in self.named_parameters():
+            if not name.endswith("norm.weight"):
+                nn.init.normal_(value, std=0.02 if value.ndim > 1 else 0.0)
 
     def forward(
         self, encoder_tokens: Tensor | None, encoder_mask: Tensor | None = None, *,
@@ -166,10 +168,9 @@ class QFormer(nn.Module):
             states.append(x)
             self_maps.append(own)
             cross_maps += [] if read is None else [read]
-        text = None if text_ids is None else x[:, nq:]
         hidden = tuple(states) if output_hidden_states else None
         maps = (tuple(cross_maps), tuple(self_maps)) if output_attentions else (None, None)
-        return QFormerOutput(x[:, :nq], text, hidden, *maps)
+        return QFormerOutput(x[:, :nq], None if text_ids is None else x[:, nq:], hidden, *maps)
 
     def encode_text(self, text_ids: Tensor, text_mask: Tensor | None = None) -> Tensor:
         """Text alone, without queries and features: `[B, L]` ids to `[B, L, D]`."""

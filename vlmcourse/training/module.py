@@ -77,10 +77,10 @@ class VideoInstruction(pl.LightningModule):
         self.train()
 
     def _reset(self, seed: int) -> None:
-        """New random values for every layer that trains."""
+        """New random values for every layer that trains; what holds layers has the last word."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            for part in self.model.modules():
+            for part in reversed(list(self.model.modules())):
                 own = list(part.parameters(recurse=False))
                 if own and own[0].requires_grad and hasattr(part, "reset_parameters"):
                     part.reset_parameters()
