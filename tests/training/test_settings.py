@@ -121,6 +121,28 @@ def test_stage_files_say_what_the_system_says(system, recipe, stages):
             assert getattr(read, name) == getattr(stage, name), name
 
 
+@pytest.mark.parametrize("recipe", ["world", "paper", "heard"])
+def test_the_audio_branch_is_given_what_its_recipe_says(recipe):
+    """Pictures in the place of sound, as the official training; "heard" trains on sound."""
+    stream = "sounds" if recipe == "heard" else "sound_pictures"
+    heard = [path for path in stage_files("video_llama", recipe) if "audio" in stage_of(path)]
+    assert [stage_of(path) for path in heard] == ["audio_1", "audio_2"]
+    for path in heard:
+        settings = StageSettings([f"--config={path}"])
+        assert settings.plain()["data"]["given"] == {"pictures": None, "sounds": stream}
+
+
+def test_official_mixtures_are_drawn_by_batch():
+    weights = [
+        [
+            source["weight"]
+            for source in StageSettings([f"--config={path}"]).plain()["data"]["train"]
+        ]
+        for path in stage_files("video_llama", "paper")
+    ]
+    assert weights == [[100, 24], [1, 1, 1]] * 2
+
+
 def test_unknown_systems_and_presets_are_named():
     with pytest.raises(SettingsError, match=r"stage files exist for: .*video_chatgpt"):
         stage_files("video_chat", "world")

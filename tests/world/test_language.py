@@ -17,7 +17,6 @@ from vlmcourse.world.language import (
     event_list,
     moments,
     storyboard,
-    vocabulary,
 )
 from vlmcourse.world.story import (
     Event,
@@ -29,6 +28,7 @@ from vlmcourse.world.story import (
     Thing,
     sample_story,
 )
+from vlmcourse.world.words import vocabulary
 
 STORY = Story(
     seed=0,

@@ -23,9 +23,9 @@ from vlmcourse.world.language import (
     event_list,
     moments,
     storyboard,
-    vocabulary,
 )
 from vlmcourse.world.story import COLUMNS, ROWS, Story, StorySettings, sample_story
+from vlmcourse.world.words import vocabulary
 
 FORMS = ("events", "storyboard", "fused", "fused_timed")
 """Event list; frame by frame in words; fused with a time word before each second; fused with the

@@ -3,7 +3,7 @@
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from vlmcourse.world.language import vocabulary
+from vlmcourse.world.words import vocabulary
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "USER:", "ASSISTANT:")
 

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 SHOWN = 8
 """Names that a warning spells out."""
+ROWS_KEPT = 50_000
+"""Token rows in memory at most: about 2 kB each in the small world."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class VideoInstructionData(pl.LightningDataModule):
         self.lacking: dict[Path, str] = {}
         """Clips that lack a stream that the model is given (silent ones), and which."""
         self.cache: FeatureCache | None = None
+        self._rows: dict[Sample, TokenRow] = {}
 
     @property
     def mixes(self) -> bool:
@@ -118,6 +121,7 @@ class VideoInstructionData(pl.LightningDataModule):
             UserError: files that cannot be used; see `Source` and `cache_features`.
         """
         self.model, self.max_length, self.batch_size = model, max_length, batch_size
+        self._rows.clear()
         self.seed, self.given = seed, self.given or model.processor.given
         if self.cache_root is not None and encoder_trains(model):
             raise UserError("the encoder trains, so its features cannot be cached: data.cache=null")
@@ -255,7 +259,19 @@ class VideoInstructionData(pl.LightningDataModule):
         return collate(rows, self.model.processor.tokenizer.pad_id, pictures, sounds)
 
     def row(self, sample: Sample, clip: Clip, draw: int = 0) -> TokenRow:
-        """The row of one sample; `draw` chooses among a system's requests for a caption."""
+        """The row of one sample; `draw` chooses among a system's requests for a caption.
+
+        With cached features a clip's layout never changes, so rows without a draw are kept.
+        """
+        if self.cache is None or sample.form == "prompted_caption":
+            return self._row(sample, clip, draw)
+        if sample not in self._rows:
+            if len(self._rows) == ROWS_KEPT:
+                self._rows.clear()
+            self._rows[sample] = self._row(sample, clip, draw)
+        return self._rows[sample]
+
+    def _row(self, sample: Sample, clip: Clip, draw: int) -> TokenRow:
         processor = self.model.processor
         longest = sample.max_length or self.max_length
         if sample.form == "conversation":
