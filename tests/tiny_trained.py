@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -72,3 +73,18 @@ def write_stage(folder: Path, model, seed: int = 0, name="instruction_tuning", b
     about = StageFile(name, TRAINS, shapes, f"hash-{name}-{seed}", "train", settings, {})
     save_stage(folder / name, tensors, about)
     return folder
+
+
+def write_real_clip(path: Path) -> Path:
+    """A silent clip that is not of the world: a bright gradient that moves."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for t in range(6):
+            ramp = np.add.outer(np.arange(48), np.arange(64) + 9 * t) * 2 % 256
+            frame = np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+    return path

@@ -109,7 +109,7 @@ def test_an_unreadable_video_leaves_training_and_is_listed(
     alone = prepared(source=Source(tmp_path / "own.json"), cache=None, batch_size=1)
     part = alone.parts[0]
     place = [part.samples[unit[0]].video for unit in part.order.units(0, 4)].index(bad)
-    with pytest.raises(UserError, match=r"none of the videos of a batch can be read: bad\.mp4"):
+    with pytest.raises(UserError, match=r"none of the videos of a batch can be used: bad\.mp4"):
         alone.batch(place)
 
 
@@ -240,6 +240,7 @@ def test_silent_clips_fall_out_of_a_source_that_is_heard(listening, half_silent,
     fresh = listening([source], given=BOTH, cache=None, batch_size=total)
     assert len(fresh.batch(0).sounds) == total - lost
     assert fresh.lacking == data.lacking
+    assert fresh.unreadable == {}
     assert "val_00001.mp4: it has no sounds" in caplog.text
     with pytest.raises(UserError, match=r"captions\.json: all 2 videos have no sounds"):
         listening([source, Source(silent / "captions.json")], given=BOTH)

@@ -35,6 +35,14 @@ ROWS_KEPT = 50_000
 """Token rows in memory at most: about 2 kB each in the small world."""
 
 
+class LacksStream(MediaError):
+    """A file has nothing of a kind that the model is given, sound perhaps."""
+
+    def __init__(self, path: Path, streams: str):
+        super().__init__(path, f"it has no {streams}")
+        self.streams = streams
+
+
 @dataclass(frozen=True)
 class Part:
     """Samples that whole batches are drawn from: those of one source, or of all together."""
@@ -210,16 +218,15 @@ class VideoInstructionData(pl.LightningDataModule):
                 clip = processor.read_for_training(video, draw, form)
             streams = self.model.stream_inputs(clip)
             if missing := lacks(self.given, streams):
-                self.lacking[video] = missing
-                raise MediaError(video, f"it has no {missing}")
+                raise LacksStream(video, missing)
         clip = replace(clip, given=self.given)
         return Watched(clip, *self.model.media(streams, clip, self.cache is not None))
 
     def batch(self, index: int) -> Batch:
         """The batch `index` of the stream (of `accumulate` batches a step).
 
-        Without a cache a video that turns out to be unreadable leaves the batch, is warned about
-        once, and is listed in `unreadable`.
+        Without a cache a video that turns out to be unreadable, or to lack what the model is given,
+        leaves the batch, is warned about once, and is listed in `unreadable` or `lacking`.
 
         Raises:
             UserError: no video of the batch can be read.
@@ -242,16 +249,18 @@ class VideoInstructionData(pl.LightningDataModule):
             try:
                 watched = self.media(video, None if part is self.val_part else draw, form)
             except MediaError as error:
-                if video not in self.unreadable:
+                lacks_stream = isinstance(error, LacksStream)
+                listed = self.lacking if lacks_stream else self.unreadable
+                if video not in listed:
                     log.warning("left out of training: %s", error)
-                self.unreadable[video] = error.reason
+                listed[video] = error.streams if lacks_stream else error.reason
                 continue
             made = [self.row(s, watched.clip, draw) for s, draw in zip(samples, draws, strict=True)]
             rows.append(pack(made) if len(made) > 1 else made[0])
             seen.append(watched)
         if not rows:
             names = ", ".join(sorted({part.samples[unit[0]].video.name for unit in units}))
-            raise UserError(f"none of the videos of a batch can be read: {names}")
+            raise UserError(f"none of the videos of a batch can be used: {names}")
         pictures, sounds = (
             stack_media([getattr(x, kind) for x in seen]) if getattr(self.given, kind) else None
             for kind in ("pictures", "sounds")
