@@ -8,7 +8,7 @@ import pytest
 from vlmcourse import cli
 from vlmcourse.backbones.language_model import grow_vocabulary
 from vlmcourse.errors import UserError
-from vlmcourse.evaluation.compare import comparison_table
+from vlmcourse.evaluation.compare import comparison_table, read_options
 from vlmcourse.evaluation.runs import differing_parts, load_runs
 from vlmcourse.records import read_record
 
@@ -103,3 +103,17 @@ def test_runs_of_different_options_are_not_asked_together(runs, foundations, tmp
     (other / "stage.json").write_text(json.dumps(about))
     with pytest.raises(UserError, match=r"built with \{'max_length': 99\}, .* with none"):
         load_runs("video_chatgpt", [runs[0], other.parent], "cpu", foundations)
+
+
+def test_options_are_read_as_yaml_and_change_the_system(command, runs, tmp_path):
+    assert read_options(("scale=1.5", "on=false", "none=null")) == {
+        "scale": 1.5, "on": False, "none": None
+    }  # fmt: skip
+    for wrong in ("scale", "=1"):
+        with pytest.raises(UserError, match="NAME=VALUE"):
+            read_options((wrong,))
+    sides = ("--a", runs[0], "--a-options", "spatial_grid=2", "--b", runs[0])
+    record = compared(command, tmp_path / "options.json", *sides)
+    assert record["settings"]["a"]["options"] == {"spatial_grid": 2}
+    assert record["settings"]["b"]["options"] == {}
+    assert record["metrics"]["difference/all"]["n"] == record["metrics"]["a/all"]["n"]

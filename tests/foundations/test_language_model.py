@@ -1,16 +1,19 @@
 """The small language model: its tokenizer, its rows, its first layers, its recipe."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from vlmcourse.errors import UserError
 from vlmcourse.foundations.gates import exact_answers
 from vlmcourse.foundations.language import (
     LanguageSize,
     TextWorld,
     build_language_model,
+    continue_from,
     packed_logits,
 )
 from vlmcourse.foundations.text_rows import (
@@ -268,3 +271,25 @@ def test_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert losses[-3:] == whole_losses[-3:]
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_model_of_fewer_words_is_continued(tmp_path):
+    size = LanguageSize(hidden_size=32, num_layers=2, mlp_size=48)
+    earlier = build_language_model(size)
+    earlier.resize_token_embeddings(len(WORD_ID) - 3, mean_resizing=False)
+    earlier.save_pretrained(tmp_path)
+    tokenizer = json.loads(build_tokenizer().backend_tokenizer.to_str())
+    newest = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)[-3:]
+    for word in newest:
+        del tokenizer["model"]["vocab"][word]
+    build_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    grown = build_language_model(size)
+    before = grown.get_input_embeddings().weight[-3:].clone()
+    continue_from(grown, tmp_path)
+    table = grown.get_input_embeddings().weight
+    assert torch.equal(table[:-3], earlier.get_input_embeddings().weight)
+    assert torch.equal(table[-3:], before)
+    assert torch.equal(grown.lm_head.weight[:-3], earlier.lm_head.weight)
+    with pytest.raises(UserError, match="there"):
+        continue_from(build_language_model(LanguageSize(hidden_size=64, num_layers=2)), tmp_path)

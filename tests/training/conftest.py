@@ -2,6 +2,7 @@
 
 import json
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
@@ -130,6 +131,22 @@ def picture_file(tmp_path):
     path = tmp_path / "pictures.json"
     path.write_text(json.dumps(entries), encoding="utf-8")
     return path
+
+
+class Catch(pl.Callback):
+    """Keeps the model as it was and as it becomes."""
+
+    def on_train_start(self, trainer, module):
+        self.before = {k: v.clone() for k, v in module.model.state_dict().items()}
+
+    def on_train_end(self, trainer, module):
+        self.after = {k: v.clone() for k, v in module.model.state_dict().items()}
+
+
+@pytest.fixture
+def catch():
+    """A callback that keeps the model as it was before a stage and as it is after it."""
+    return Catch()
 
 
 @pytest.fixture

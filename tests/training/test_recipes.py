@@ -14,9 +14,8 @@ from vlmcourse.training.weights import WeightsError, load_weights, read_stage
 QUIET = {"progress": False, "device": "cpu"}
 
 
-def test_the_next_stage_starts_where_the_last_ended(stage_file, tmp_path):
+def test_the_next_stage_starts_where_the_last_ended(stage_file, tmp_path, catch):
     first = run_stage(stage_file(), tmp_path / "out", **QUIET)
-    catch = Catch()
     config = stage_file("tuning", trains=["token_rows.weight"], init_from="alignment", steps=2)
     second = run_stage(config, tmp_path / "out", callbacks=[catch], **QUIET)
     from safetensors.torch import load_file

@@ -25,16 +25,6 @@ def losses(folder):
         return [(row["step"], row["loss"], row["learning_rate"]) for row in csv.DictReader(file)]
 
 
-class Catch(pl.Callback):
-    """Keeps the model as it was and as it becomes."""
-
-    def on_train_start(self, trainer, module):
-        self.before = {k: v.clone() for k, v in module.model.state_dict().items()}
-
-    def on_train_end(self, trainer, module):
-        self.after = {k: v.clone() for k, v in module.model.state_dict().items()}
-
-
 class StopAfter(pl.Callback):
     def __init__(self, steps):
         self.steps = steps
@@ -45,8 +35,7 @@ class StopAfter(pl.Callback):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_exactly_the_named_tensors_move(stage_file, tmp_path, cached):
-    catch = Catch()
+def test_exactly_the_named_tensors_move(stage_file, tmp_path, cached, catch):
     config = stage_file(
         trains=["projector.*", "token_rows.weight"],
         steps=2,
@@ -154,10 +143,9 @@ def test_a_killed_mixture_with_dropout_resumes_to_the_same_losses(
         ("audio_1", {"pictures": None, "sounds": "sound_pictures"}),
     ],
 )
-def test_a_branch_trains_alone(stage_file, tmp_path, half_silent, listener, stage, given):
+def test_a_branch_trains_alone(stage_file, tmp_path, half_silent, listener, stage, given, catch):
     """All of the branch moves and nothing else; clips that are silent are counted."""
     branch = next(x for x in WORLD_STAGES if x.name == stage).trains
-    catch = Catch()
     config = stage_file(
         trains=list(branch),
         steps=2,

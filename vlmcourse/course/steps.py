@@ -79,4 +79,42 @@ STEPS: tuple[Step, ...] = (
         minutes=1.5,
         chapters=("04",),
     ),
+    Step(
+        name="world_live",
+        title="clips in which every event makes its sound",
+        command=("world", "--live-sound"),
+        outputs=tuple(f"data/world_live/{x}/manifest.json" for x in ("train", "val", "test")),
+        sources=("vlmcourse/world/*.py",),
+        minutes=2.0,
+        chapters=("05",),
+    ),
+    Step(
+        name="train_video_llama",
+        title="training of Video-LLaMA, all four stages",
+        command=(
+            *("train", "--system", "video_llama", "--seed", "0"),
+            *("--device", "{device}", "--scale", "{scale}"),
+        ),
+        outputs=("runs/video_llama/world-seed0/audio_2/weights.safetensors",),
+        sources=(
+            "experiments/video_llama/world_*.yaml",
+            "data/foundations/**/*.safetensors",
+            "vlmcourse/world/*.py",
+        ),
+        minutes=8.0,
+        chapters=("05",),
+    ),
+    Step(
+        name="measure_video_llama",
+        title="what it sees and hears",
+        command=(
+            *("evaluate", "--system", "video_llama", "--device", "{device}"),
+            *("--runs", "runs/video_llama/world-seed0"),
+            *("--record", "runs/course/records/video_llama-probes.json"),
+        ),
+        outputs=("runs/course/records/video_llama-probes.json",),
+        sources=("experiments/video_llama/world_*.yaml", "data/foundations/**/*.safetensors"),
+        minutes=3.0,
+        chapters=("05",),
+    ),
 )
