@@ -101,7 +101,8 @@ def test_a_tree_of_processes_is_watched():
     code = "import time; block = bytearray(100 * 2**20); time.sleep(0.6)"
     with measure.TreePeak(every_s=0.02) as peak:
         subprocess.run([sys.executable, "-c", code], check=True)
-    assert 100 < peak.mib < 400
+    # Just forked, the child still counts the pages of this process as its own.
+    assert 100 < peak.mib < 300 + measure.peak_rss_mib()
 
 
 # ---- no machine in a record
