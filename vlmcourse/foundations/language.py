@@ -29,6 +29,7 @@ from vlmcourse.foundations.text_rows import (
     TextBatch,
     make_batch,
 )
+from vlmcourse.foundations.two_optimisers import rate_factor, step_both, two_optimisers
 from vlmcourse.parts.packing import packed_mask, packed_positions
 
 
@@ -181,40 +182,16 @@ class LanguageFoundation(L.LightningModule):
         losses = nn.functional.cross_entropy(logits[kept], batch.labels[kept], reduction="none")
         weights = batch.weights[kept]
         loss = (losses * weights).sum() / weights.sum()
-        self._step(loss)
+        h, trainer = self.hparams, self.trainer
+        factor = rate_factor(trainer.global_step, trainer.max_steps, h.warmup_steps, h.falls_from)
+        step_both(self, loss, (h.muon_rate, h.adam_rate), factor)
         answers = weights == 1.0
         right = (logits[kept].argmax(-1) == batch.labels[kept])[answers].float().mean()
         self.log_dict({"loss": loss.detach(), "answer_words_right": right}, prog_bar=True)
 
-    def _step(self, loss: Tensor) -> None:
-        optimisers = self.optimizers()
-        rates = (self.hparams.muon_rate, self.hparams.adam_rate)
-        for optimiser, rate in zip(optimisers, rates, strict=True):
-            optimiser.zero_grad()
-            for group in optimiser.param_groups:
-                group["lr"] = rate * self._rate_factor()
-        self.manual_backward(loss)
-        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-        optimisers[0].step()
-        optimisers[1].optimizer.step()  # unwrapped: the trainer counts one step, not two
-
-    def _rate_factor(self) -> float:
-        step, total = self.trainer.global_step, self.trainer.max_steps
-        falling = max(0.0, step / total - self.hparams.falls_from) / (1 - self.hparams.falls_from)
-        return min((step + 1) / self.hparams.warmup_steps, 1 - 0.9 * falling)
-
     def configure_optimizers(self):
-        matrices, rest = [], []
-        for name, parameter in self.named_parameters():
-            chosen = matrices if parameter.ndim == 2 and ".layers." in name else rest
-            chosen.append(parameter)
-        decay = self.hparams.weight_decay
-        return [
-            torch.optim.Muon(matrices, lr=self.hparams.muon_rate, weight_decay=decay),
-            torch.optim.AdamW(
-                rest, lr=self.hparams.adam_rate, betas=(0.9, 0.95), weight_decay=decay
-            ),
-        ]
+        h = self.hparams
+        return two_optimisers(self, h.muon_rate, h.adam_rate, h.weight_decay)
 
 
 class TextWorld(L.LightningDataModule):
