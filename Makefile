@@ -63,7 +63,7 @@ lock:  ## compile constraints.txt again (needs uv); pins stay unless UPGRADE=--u
 	@command -v "$(UV)" > /dev/null || { echo "error: uv is needed: pip install uv" >&2; exit 2; }
 	sed -n '/^# Refused:/,$$p' constraints.txt > .refused.tmp
 	cp constraints.txt .constraints.tmp
-	env -u UV_FIND_LINKS "$(UV)" pip compile pyproject.toml --extra dev --python-version 3.11 \
+	env -u UV_FIND_LINKS "$(UV)" pip compile pyproject.toml --extra dev --extra speech --python-version 3.11 \
 		--universal --constraint .refused.tmp --quiet $(UPGRADE) --custom-compile-command "make lock" \
 		--output-file .constraints.tmp
 	cat .constraints.tmp .refused.tmp > constraints.txt
