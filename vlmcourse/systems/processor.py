@@ -123,6 +123,11 @@ class Processor:
         """
         return self.read(path)
 
+    def read_cues(self, path: str | Path) -> tuple[Any, ...]:
+        """Subtitle cues of a video file, if the system reads them. They are never cached: `read`
+        and a feature cache ask for them anew."""
+        return ()
+
     def expand(self, kind: str, clip: Clip) -> Sequence[Piece]:
         """Pieces that stand for one medium ("video", "picture" or "sound") of this clip."""
         raise TypeError(f"{type(self).__name__} has no places for a {kind}")
