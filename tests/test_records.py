@@ -399,6 +399,7 @@ def test_a_misspelt_description_is_named(tmp_path, experiments, capsys):
 def test_committed_records_are_whole_and_tables_rendered(capsys):
     root = measure.Path(__file__).resolve().parents[1]
     records.read_records(root / "experiments")
-    files = [root / "README.md", *sorted((root / "notebooks").glob("*.ipynb"))]
+    files = [root / "README.md"]
+    files += sorted([*root.glob("experiments/*/README.md"), *root.glob("notebooks/*.ipynb")])
     words = ["--check", "--experiments", str(root / "experiments"), *map(str, files)]
     assert records.main(words) == 0, capsys.readouterr()
