@@ -100,3 +100,36 @@ def tiny_video_llama():
         return model.eval()
 
     return build
+
+
+@pytest.fixture
+def tiny_minigpt4_video():
+    """Builds a random miniature of MiniGPT4-video with the world's words; arguments: its config.
+
+    LoRA's B is random too (`lora_b=0.0` leaves it at zero, as a fresh model has it).
+    """
+    import torch
+
+    from vlmcourse.backbones.language_model import LlamaSizes, build_llama
+    from vlmcourse.backbones.tokenizers import FastTokenizer
+    from vlmcourse.backbones.world_vision import WorldVisionEncoder
+    from vlmcourse.foundations.tokenizer import build_tokenizer
+    from vlmcourse.systems.minigpt4_video import WORLD_CONFIG, MiniGPT4Video
+    from vlmcourse.systems.minigpt4_video_processor import MiniGPT4VideoProcessor
+
+    def build(seed: int = 0, lora_b: float = 0.1, **settings):
+        torch.manual_seed(seed)
+        tokenizer = FastTokenizer(build_tokenizer())
+        config = replace(WORLD_CONFIG, **{"lora_rank": 4, "lora_alpha": 6, **settings})
+        llama = build_llama(LlamaSizes(len(tokenizer), 32, 48, 2, 4))
+        encoder = WorldVisionEncoder()
+        processor = MiniGPT4VideoProcessor(tokenizer, config, encoder.num_patches)
+        model = MiniGPT4Video(config, llama, encoder, processor)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim > 1 and name.startswith(("language", "llama")):
+                    spread = lora_b if ".lora_B." in name else 0.3
+                    parameter.normal_(0, spread)  # large enough for clear winners among the logits
+        return model.eval()
+
+    return build

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny_trained import learn_by_heart, write_foundations, write_real_clip, write_stage
 
-from vlmcourse import chat, cli
+from vlmcourse import cli
 from vlmcourse.chat import Chat, looks_like_the_world, unknown_words
+from vlmcourse.chat_files import official_files
 from vlmcourse.errors import UserError
 from vlmcourse.trained import load_trained_system, weights_folder
 from vlmcourse.world.dataset import make_split
@@ -352,11 +353,11 @@ def test_official_files_that_are_missing_are_listed(official, real_clip, capsys,
 def test_official_files_have_the_names_that_the_checkpoint_reads():
     from vlmcourse.checkpoints import video_chatgpt as checkpoint
 
-    names = set(chat.official_files("video_chatgpt"))
+    names = set(official_files("video_chatgpt"))
     base = {checkpoint.BASE, f"{checkpoint.BASE}/tokenizer.model"}
     assert names == base | {checkpoint.RELEASED, checkpoint.CLIP}
     with pytest.raises(UserError, match="known: video_chatgpt, video_llama"):
-        chat.official_files("other")
+        official_files("other")
 
 
 def test_the_paper_preset_needs_a_folder(real_clip, tmp_path, capsys):

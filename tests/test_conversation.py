@@ -17,8 +17,6 @@ from vlmcourse.conversation import (
     Turn,
     ask,
     lay_out,
-    length_counted_labels,
-    pack,
     prompt_text,
     read_conversation,
     tokenise,
@@ -95,30 +93,6 @@ def test_an_answer_that_names_the_role_is_trained_whole(tokenizer):
     pieces = lay_out(conversation, SHORT, video(2))
     row = tokenise(pieces, tokenizer)
     assert trained_text(row, tokenizer) == " he said ASSISTANT: hello</s>"
-    official = length_counted_labels(
-        prompt_text(pieces).removeprefix("<s>"),
-        row.ids,
-        lambda text: len(tokenizer.encode_prompt(text)),
-        tokenizer.pad_id,
-        256,
-    )
-    assert set(official) == {IGNORED}
-
-
-def test_an_unknown_character_makes_the_official_rule_drop_everything(tokenizer):
-    for answer, dropped in (("a red bike.", False), ("a red bike é.", True)):
-        pieces = lay_out(ask("who?", answer), SHORT, video(2))
-        row = tokenise(pieces, tokenizer)
-        official = length_counted_labels(
-            prompt_text(pieces).removeprefix("<s>"),
-            row.ids,
-            lambda text: len(tokenizer.encode_prompt(text)),
-            tokenizer.pad_id,
-            256,
-        )
-        assert (set(official) == {IGNORED}) is dropped
-        assert dropped or official == row.labels
-        assert row.num_trained > 3
 
 
 def test_a_question_ends_ready_for_the_answer(tokenizer):
@@ -181,42 +155,6 @@ def test_world_template_puts_the_video_where_the_description_was():
     assert text == "<s><start><v><v><end>USER:what colour ?ASSISTANT:red</s>"
     late = Conversation((Turn("user", "what colour ?\n<video>"), Turn("assistant", "red")))
     assert prompt_text(lay_out(late, WORLD_TEMPLATE, video(2))) == text
-
-
-def test_pack_shares_the_beginning(tokenizer):
-    questions = ("who is riding?", "who is singing on the stage?", "what is the man doing?")
-    rows = [tokenise(lay_out(ask(q, "a man."), SHORT, video(3)), tokenizer) for q in questions]
-    packed = pack(rows)
-    shared = packed.segments.count(0)
-    for number, row in enumerate(rows, start=1):
-        own = [i for i, s in enumerate(packed.segments) if s in (0, number)]
-        assert [packed.ids[i] for i in own] == row.ids
-        assert [packed.labels[i] for i in own] == row.labels
-        assert [packed.kinds[i] for i in own] == row.kinds
-    assert len(packed) == shared + sum(len(row) - shared for row in rows)
-    assert packed.num_trained == sum(row.num_trained for row in rows)
-
-
-def test_pack_of_the_same_question_twice_keeps_what_each_must_predict(tokenizer):
-    row = tokenise(lay_out(ask("who?", "a man."), SHORT, video(3)), tokenizer)
-    packed = pack([row, row])
-    first = next(i for i, label in enumerate(row.labels) if label != IGNORED)
-    assert packed.segments.count(0) == first - 1
-    assert packed.num_trained == 2 * row.num_trained
-
-
-def test_pack_refuses_other_media_and_none(tokenizer):
-    one = tokenise(lay_out(ask("who?", "a man."), SHORT, video(3)), tokenizer)
-    other = tokenise(lay_out(ask("who?", "a man."), SHORT, video(4)), tokenizer)
-    late = tokenise(lay_out(ask("who?", "a.", marker=""), SHORT, video(4)), tokenizer)
-    with pytest.raises(ConversationError, match="same media"):
-        pack([one, other])
-    with pytest.raises(ConversationError, match="without media"):
-        pack([one, late])
-    question_first = Conversation((Turn("user", "who?\n<video>"), Turn("assistant", "a.")))
-    another = Conversation((Turn("user", "what?\n<video>"), Turn("assistant", "a.")))
-    with pytest.raises(ConversationError, match="same media"):
-        pack([tokenise(lay_out(c, SHORT, video(3)), tokenizer) for c in (question_first, another)])
 
 
 def test_rows_know_their_length():

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from vlmcourse import systems
 from vlmcourse.backbones.language_model import LlamaSizes, build_llama
 from vlmcourse.backbones.world_vision import WorldVisionEncoder
-from vlmcourse.conversation import ask, pack
+from vlmcourse.conversation import ask
 from vlmcourse.foundations.tokenizer import build_tokenizer
+from vlmcourse.row_packing import pack
 from vlmcourse.systems.batch import collate, stack_media, video_features
 from vlmcourse.training.weights import StageFile, save_stage
 

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmcourse.chat_files import check_official_files, files_text
+from vlmcourse.chat_subtitles import add_options, check_options, find_subtitles, subtitles_line
 from vlmcourse.errors import UserError
 
 if TYPE_CHECKING:
     from vlmcourse.conversation import Turn
+    from vlmcourse.media.transcribe import Subtitles
     from vlmcourse.systems.base import VideoLanguageModel, Watched
     from vlmcourse.systems.processor import Given
 
@@ -22,34 +25,16 @@ TEMPERATURE = {"world": 0.0, "paper": 0.2}
 """Official: Video-ChatGPT's inference samples at 0.2; small answers are exact or wrong. A
 system whose authors chose otherwise has `answer_settings`."""
 
-_BASE, _BLIP2 = (
-    "LLaVA-Lightning-7B-v1-1",
-    "storage.googleapis.com/sfr-vision-language-research/LAVIS",
-)
-OFFICIAL_FILES = {
-    "video_chatgpt": {
-        _BASE: "the base model: the LLaMA-7B weights with LLaVA-Lightning's delta applied",
-        f"{_BASE}/tokenizer.model": "the SentencePiece file of LLaMA",
-        "video_chatgpt-7B.bin": "huggingface.co/MBZUAI/Video-ChatGPT-7B",
-        "clip-vit-large-patch14": "huggingface.co/openai/clip-vit-large-patch14",
-    },
-    "video_llama": {
-        "*/tokenizer.model": "in the folder of the language model, vicuna-7b or llama-2-7b-chat-hf",
-        "eva_vit_g.pth": f"{_BLIP2}/models/BLIP2/eva_vit_g.pth",
-        "blip2_pretrained_flant5xxl.pth": f"{_BLIP2}/models/BLIP2/blip2_pretrained_flant5xxl.pth",
-    },
-}
-"""Names (or patterns) of the official files and folders that a system needs, and their sources."""
-FURTHER_FILES = {
-    "video_llama": {
-        "finetune-vicuna7b-v2.pth": "or another vision branch of the language model, from "
-        "huggingface.co/DAMO-NLP-SG",
-        "finetune_vicuna7b_audiobranch.pth": "or another audio branch; only to listen",
-        "imagebind_huge.pth": "dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth; only to listen",
-    }
-}
-"""More of them, by example: the loader knows their other names."""
 
+EXAMPLES = """examples:
+  vlmcourse chat --system video_chatgpt CLIP.mp4 "what happens first?"
+  vlmcourse chat --system video_llama --no-picture CLIP.mp4 "what is heard?"
+  vlmcourse chat --system minigpt4_video CLIP.mp4 "what is said first?"
+      reads CLIP.srt, CLIP.vtt or CLIP.en.vtt if there is one
+  vlmcourse chat --system minigpt4_video --subtitles TALK.srt CLIP.mp4
+  vlmcourse chat --system minigpt4_video --transcribe DIR/whisper-large-v2 CLIP.mp4
+      hears what is said, and keeps it in CLIP.whisper.vtt for the next time
+  vlmcourse chat --system cogvlm2 PICTURE.png "what is there?\""""
 
 # ---------------------------------------------------------------- the conversation
 
@@ -161,39 +146,19 @@ def open_model(
     return load_released(system, weights, device)
 
 
-def check_official_files(system: str, folder: Path) -> None:
-    """Raise a UserError that lists every official file of a system that the folder lacks."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; --help names the files it has to hold")
-    lacking = [
-        f"{name} ({source})"
-        for name, source in official_files(system).items()
-        if not any(folder.glob(name))
-    ]
-    if lacking:
-        raise UserError(f"{folder}: lacks {'; '.join(lacking)}")
-
-
-def official_files(system: str) -> dict[str, str]:
-    """Names of the official files and folders that a system needs, and where each comes from.
-
-    Raises:
-        UserError: nothing is known of the system.
-    """
-    if system not in OFFICIAL_FILES:
-        known = ", ".join(OFFICIAL_FILES)
-        raise UserError(f"no official files are known of {system!r}; known: {known}")
-    return OFFICIAL_FILES[system]
-
-
 def watch(
-    model: "VideoLanguageModel", path: Path, no_sound: bool = False, no_picture: bool = False
+    model: "VideoLanguageModel",
+    path: Path,
+    no_sound: bool = False,
+    no_picture: bool = False,
+    subtitles: "Subtitles | None" = None,
 ) -> "Watched":
     """Watch and hear a file, and say on standard error what of it is not there.
 
     Args:
         path: a video with or without sound; a picture; sound alone, for a system that listens.
         no_sound, no_picture: leave out what the system would hear, or see.
+        subtitles: from `find_subtitles`.
 
     Raises:
         UserError: a bad file, or nothing of it is left for this system.
@@ -204,7 +169,7 @@ def watch(
     if no_picture and given.sounds is None:
         raise UserError("this system does not listen: without the picture nothing is left")
     given = Given(None if no_picture else given.pictures, None if no_sound else given.sounds)
-    watched = model.watch(path, given)
+    watched = model.watch(path, given, None if subtitles is None else subtitles.cues)
     lost = _not_there(watched, given)
     if watched.pictures is None and watched.sounds is None:
         raise UserError(f"{path}: has no {lost}, and nothing else of it was to be used")
@@ -236,27 +201,8 @@ def check_file(path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run `vlmcourse chat`; exit code 2 with one line for what cannot be used."""
     args = _parser().parse_args(argv)
-    from vlmcourse.devices import chosen_device
-    from vlmcourse.trained import quiet_libraries
-
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    device = chosen_device(args.device)
-    if args.question is not None:
-        checked_question(args.question)
-    check_file(args.clip)  # a bad file is told before a large model is loaded
-    quiet_libraries()
-    model = open_model(args.system, args.preset, args.weights, device, args.foundations)
-    watched = watch(model, args.clip, args.no_sound, args.no_picture)
-    small, frames = args.preset == "world", watched.clip.frames
-    if small and frames is not None and not looks_like_the_world(frames):
-        _note(
-            "this small system has only ever seen the procedural world (coloured shapes on a dark "
-            "ground); about other videos it can but guess in that world's words"
-        )
-    settings = {"max_new_tokens": LONGEST[args.preset], "temperature": TEMPERATURE[args.preset]}
-    asked = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    chat = Chat(model, watched, **settings | model.answer_settings | asked)
+    chat, small = _begin(args), args.preset == "world"
     if args.question is not None:
         answer_aloud(chat, args.question, small)
         return 0
@@ -269,6 +215,39 @@ def main(argv: list[str] | None = None) -> int:
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
     return 0
+
+
+def _begin(args: argparse.Namespace) -> Chat:
+    """Load the system, watch the file, and say what of it is used."""
+    from vlmcourse.devices import chosen_device
+    from vlmcourse.trained import quiet_libraries
+
+    device = chosen_device(args.device)
+    if args.question is not None:
+        checked_question(args.question)
+    check_file(args.clip)  # a bad file is told before a large model is loaded
+    transcriber = check_options(args, device)
+    quiet_libraries()
+    model = open_model(args.system, args.preset, args.weights, device, args.foundations)
+    told = (args.subtitles, args.no_subtitles, transcriber)
+    subtitles = find_subtitles(model, args.clip, *told)
+    watched = watch(model, args.clip, args.no_sound, args.no_picture, subtitles)
+    if subtitles is not None and not watched.clip.is_picture:
+        _note(subtitles_line(subtitles, watched.clip.duration_s, args.no_subtitles))
+        said = " ".join(cue.text for cue in subtitles.cues)
+        if args.preset == "world" and (unknown := unknown_words(model, said)):
+            more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+            _note(f"said words that this small model does not know: {', '.join(unknown[:8])}{more}")
+    small, frames = args.preset == "world", watched.clip.frames
+    if small and frames is not None and not looks_like_the_world(frames):
+        _note(
+            "this small system has only ever seen the procedural world (coloured shapes on a dark "
+            "ground); about other videos it can but guess in that world's words"
+        )
+    settings = {"max_new_tokens": LONGEST[args.preset], "temperature": TEMPERATURE[args.preset]}
+    asked = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    return Chat(model, watched, **settings | model.answer_settings | asked)
 
 
 def answer_aloud(chat: Chat, question: str, small: bool = True) -> None:
@@ -310,19 +289,12 @@ def _note(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    held = "".join(
-        f"\n\nFor {system}, the folder that --preset paper --weights names holds\n"
-        + "\n".join(f"  {name}\n      {source}" for name, source in files.items())
-        for system, needed in OFFICIAL_FILES.items()
-        for files in [needed | FURTHER_FILES.get(system, {})]
-    )
     parser = argparse.ArgumentParser(
         prog="vlmcourse chat",
         description="Ask a system about a video, a picture, or (if it listens) sound alone.\n"
         f"Without a question it asks for them, line by line; {QUIT} ends, {FORGET} starts a\n"
         "new conversation about the same file.",
-        epilog='examples:\n  vlmcourse chat --system video_chatgpt CLIP.mp4 "what happens first?"\n'
-        '  vlmcourse chat --system video_llama --no-picture CLIP.mp4 "what is heard?"' + held,
+        epilog=EXAMPLES + "\n\n" + files_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -337,10 +309,11 @@ def _parser() -> argparse.ArgumentParser:
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--no-sound", action="store_true", help="do not listen to the file")
     part.add_argument("--no-picture", action="store_true", help="listen only")
+    add_options(parser)
     add("--max-new-tokens", type=_at_least_one, metavar="N", help="default: 48 world; paper: as "
-        "the authors' chat, 1024 or 300")  # fmt: skip
+        "the authors' chat, 300 to 2048")  # fmt: skip
     add("--temperature", type=_not_negative, metavar="T", help="0 takes the likeliest word; "
-        "default: 0 world; paper: as the authors' chat, 0.2 or 1")  # fmt: skip
+        "default: 0 world; paper: as the authors' chat, 0 to 1")  # fmt: skip
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--foundations", type=Path, metavar="DIR", help="frozen parts instead of the shipped ones")
     return parser

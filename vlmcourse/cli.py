@@ -9,7 +9,7 @@ from vlmcourse.errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "course": ("vlmcourse.course:main", "prepare everything and run the chapters headlessly"),
-    "world": ("vlmcourse.world.dataset:main", "write the procedural video world as media files"),
+    "world": ("vlmcourse.world.command:main", "write the procedural video world as media files"),
     "foundations": ("vlmcourse.foundations.cli:main", "rebuild the small frozen backbones"),
     "train": ("vlmcourse.training.cli:main", "train one stage of a system"),
     "evaluate": ("vlmcourse.evaluation.cli:main", "measure systems on their probes"),

@@ -7,9 +7,7 @@ Four steps, each a plain function on plain data:
    name) and `Places` (a run of places that a connector will fill).
 3. `tokenise`: pieces to a `TokenRow` of ids, labels, kinds and segments. A token is trained when it
    covers a character of a piece marked `trained`, so labels never depend on counting lengths.
-4. `pack`: several rows about one video to one row that holds the video once (`parts/packing.py`).
-
-The rule that the official code uses for labels counts lengths instead: `length_counted_labels`.
+4. `row_packing.pack`: several rows about one video to one row that holds the video once.
 """
 
 from collections.abc import Callable, Sequence
@@ -290,7 +288,8 @@ def _tokenise_text(
     if right:
         whole = whole.rstrip()
     ids, spans = tokenizer.encode(whole)
-    return ids, [any(flags[start:end]) for start, end in spans]
+    alone = bool(flags) and all(flags)  # then a lone prefix space is trained too
+    return ids, [alone or any(flags[start:end]) for start, end in spans]
 
 
 def _strips(side: Sequence[Piece], tokenizer: Tokenizer) -> bool:
@@ -299,50 +298,6 @@ def _strips(side: Sequence[Piece], tokenizer: Tokenizer) -> bool:
     if isinstance(side[0], Places):
         return not side[0].keeps_blanks and tokenizer.strips_beside(side[0].placeholder)
     return tokenizer.strips_beside(side[0].token)
-
-
-def pack(rows: Sequence[TokenRow]) -> TokenRow:
-    """Join rows about the same media into one row that holds what they share once.
-
-    The shared part is the longest beginning that all rows have in common. It holds all their media
-    and stops in front of the token before the first trained one, which every row needs for itself.
-
-    Args:
-        rows: one or more rows, each with media in front of its question, none packed yet.
-
-    Returns:
-        `[shared][rest of row 1][rest of row 2]...`; segments 0, 1, 2, ...
-
-    Raises:
-        ConversationError: a row without media, or rows that do not begin with the same media.
-    """
-    media_end = max(_media_end(row) for row in rows)
-    shared = min(_untrained_start(row) - 1 for row in rows)
-    while shared > media_end and any(row.ids[:shared] != rows[0].ids[:shared] for row in rows):
-        shared -= 1
-    if shared < media_end or any(row.ids[:shared] != rows[0].ids[:shared] for row in rows):
-        raise ConversationError("the rows do not begin with the same media")
-    first = rows[0]
-    ids, labels, kinds = first.ids[:shared], first.labels[:shared], first.kinds[:shared]
-    segments = [PREFIX] * shared
-    for number, row in enumerate(rows, start=1):
-        ids, labels = ids + row.ids[shared:], labels + row.labels[shared:]
-        kinds = kinds + row.kinds[shared:]
-        segments = segments + [number] * (len(row) - shared)
-    return TokenRow(ids, labels, kinds, segments)
-
-
-def _media_end(row: TokenRow) -> int:
-    """Length of a row up to and including its last media place."""
-    places = [i for i, kind in enumerate(row.kinds) if kind != TEXT]
-    if not places:
-        raise ConversationError("a row without media cannot be packed")
-    return places[-1] + 1
-
-
-def _untrained_start(row: TokenRow) -> int:
-    """Number of tokens in front of the first trained one."""
-    return next((i for i, label in enumerate(row.labels) if label != IGNORED), len(row))
 
 
 def prompt_text(pieces: Sequence[Piece]) -> str:
@@ -356,45 +311,3 @@ def prompt_text(pieces: Sequence[Piece]) -> str:
         else:
             parts.append(piece.placeholder * piece.count)
     return "".join(parts)
-
-
-def length_counted_labels(
-    prompt: str,
-    ids: Sequence[int],
-    count: Callable[[str], int],
-    pad_id: int,
-    max_length: int,
-    answer_mark: str = " ASSISTANT: ",
-    end_mark: str = "</s>",
-) -> list[int]:
-    """Labels by the official rule of Video-ChatGPT and Chat-UniVi, traps included (to compare).
-
-    The prompt is split into rounds at `end_mark` and every round into instruction and answer at
-    `answer_mark`; how many tokens each takes is counted by tokenising it alone.
-
-    Official: mbzuai-oryx/Video-ChatGPT@659e04b:video_chatgpt/train/train.py (`preprocess_v1`).
-    Differs: `tokenise` finds the answer by its characters. This rule ignores the whole conversation
-    when the counts do not add up: for an answer that holds the answer mark, or (because the padding
-    token is `<unk>` there) for a text with an unknown character.
-
-    Args:
-        prompt: the whole text without `<s>`.
-        ids: its ids, with `<s>`, cut to `max_length`.
-        count: number of tokens of a text tokenised alone, its `<s>` included.
-        pad_id: ids equal to this do not count as text.
-        max_length: the length that rows are cut to; a cut row is not checked.
-    """
-    labels = list(ids)
-    length = 1
-    labels[:length] = [IGNORED] * len(labels[:length])
-    for round_text in prompt.split(end_mark):
-        halves = round_text.split(answer_mark)
-        if len(halves) != 2:
-            break
-        instruction = count(halves[0] + answer_mark) - 2  # less <s> and the piece of the last blank
-        stop = min(length + instruction, len(labels))
-        labels[length:stop] = [IGNORED] * max(stop - length, 0)
-        length += count(round_text)
-    labels[length:] = [IGNORED] * len(labels[length:])
-    real = sum(i != pad_id for i in ids)
-    return [IGNORED] * len(labels) if length < max_length and length != real else labels

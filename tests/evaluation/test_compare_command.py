@@ -117,3 +117,20 @@ def test_options_are_read_as_yaml_and_change_the_system(command, runs, tmp_path)
     assert record["settings"]["a"]["options"] == {"spatial_grid": 2}
     assert record["settings"]["b"]["options"] == {}
     assert record["metrics"]["difference/all"]["n"] == record["metrics"]["a/all"]["n"]
+
+
+def test_spans_are_compared_too(command, runs, tmp_path, capsys):
+    sides = ("--a", *runs[:2], "--b", runs[2], "--grounding")
+    record = compared(command, tmp_path / "spans.json", *sides)
+    metrics = record["metrics"]
+    for name in ("mean_iou", "recall_0.5", "parsed"):
+        a, b, less = (metrics[f"{side}/{name}"] for side in ("a", "b", "difference"))
+        assert less["mean"] == pytest.approx(a["mean"] - b["mean"], abs=1e-5)
+        assert a["n"] == 2 * b["n"]
+    assert record["settings"]["about"] == ["mean_iou"]
+    assert record["status"] == ("ok" if metrics["difference/mean_iou"]["low"] > 0 else "negative")
+    assert "| recall 0.7 |" in capsys.readouterr().out
+    path = tmp_path / "no.json"
+    asked = [*command, *map(str, sides), "--about", "order", "--record", str(path)]
+    assert cli.main(asked) == 2
+    assert "there are mean_iou, " in capsys.readouterr().err

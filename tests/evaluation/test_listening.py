@@ -11,12 +11,12 @@ from tiny_listener import BOTH, STRETCHES, build_listener, learn_falsely, made_u
 from vlmcourse.conversation import PICTURE, SOUND, TEXT
 from vlmcourse.evaluation import probes as probing
 from vlmcourse.evaluation import scoring
-from vlmcourse.evaluation.asked import OPPOSED, OPPOSITE
-from vlmcourse.evaluation.conditions import TRAINED, chosen_conditions
+from vlmcourse.evaluation.asked import OPPOSED, OPPOSITE, asked_seconds, sound_seconds
+from vlmcourse.evaluation.conditions import TRAINED, WITHOUT_MEDIA, chosen_conditions
 from vlmcourse.systems.processor import Given
 from vlmcourse.world.language import Question
 
-SHOWING = [name for name in TRAINED if name != "no_video"]
+SHOWING = [name for name in TRAINED if name not in WITHOUT_MEDIA]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_opposites_stand_behind_their_clips_questions(asked):
 
 
 def test_questions_by_the_second_of_their_sound(asked):
-    seconds = probing.sound_seconds(asked)
+    seconds = sound_seconds(asked)
     for question, second, clip in zip(asked.questions, seconds, asked.clip_of):
         if question.kind == "sound_when":
             assert second == int(question.answer)
@@ -154,3 +154,11 @@ def test_questions_by_the_second_of_their_sound(asked):
     }
     assert sum(by_second.values()) > 0
     assert "second/" not in scoring.probe_table({"metrics": found}, kinds=True)
+
+
+def test_events_have_a_second_too(asked):
+    both, events = asked_seconds(asked, True), asked_seconds(asked, False)
+    for question, second, alone in zip(asked.questions, both, events):
+        assert alone == (int(question.answer) if question.kind == "when" else -1)
+        assert second >= alone
+    assert set((both - events).nonzero()[0]) == set((sound_seconds(asked) >= 0).nonzero()[0])

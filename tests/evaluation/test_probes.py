@@ -9,7 +9,7 @@ from vlmcourse.conversation import TEXT
 from vlmcourse.errors import UserError
 from vlmcourse.evaluation import probes
 from vlmcourse.evaluation.conditions import TRAINED, chosen_conditions
-from vlmcourse.evaluation.rows import blind_rows, rows_without_places, told_rows
+from vlmcourse.evaluation.rows import rows_without_media
 from vlmcourse.systems.batch import collate
 from vlmcourse.systems.processor import Given
 from vlmcourse.trained import load_trained_system
@@ -78,7 +78,7 @@ def test_rows_of_different_lengths_are_judged_by_their_own_questions(model, aske
 
 
 def test_blind_rows_hold_nothing_of_the_clip(model, asked):
-    for row, questions in zip(blind_rows(model, asked), asked.asked):
+    for row, questions in zip(rows_without_media(model, asked, "blind"), asked.asked):
         assert set(row.kinds) == {TEXT}
         first = questions[0]
         text = words(model, row)
@@ -88,14 +88,17 @@ def test_blind_rows_hold_nothing_of_the_clip(model, asked):
 
 
 def test_without_video_only_its_marks_are_left(model, asked):
-    text = words(model, rows_without_places(model, asked)[0])
+    text = words(model, rows_without_media(model, asked, "no_video")[0])
     assert text.startswith("<s> <vid_start> <vid_end> USER: ")
     assert "<vid_patch>" not in text
 
 
-@pytest.mark.parametrize("tell", [event_list, storyboard])
-def test_told_rows_hold_the_truth_once(model, asked, tell):
-    row, story = told_rows(model, asked, tell)[0], asked.stories[0]
+@pytest.mark.parametrize(
+    ("condition", "tell"),
+    [("text_events", event_list), ("told_storyboard", storyboard), ("text_storyboard", storyboard)],
+)
+def test_told_rows_hold_the_truth_once(model, asked, condition, tell):
+    row, story = rows_without_media(model, asked, condition)[0], asked.stories[0]
     told = heard(model, tell(story))
     assert words(model, row).startswith(f"<s> {told} USER: ")
     assert words(model, row).count(told) == 1
@@ -106,11 +109,11 @@ def test_text_rows_packed_or_not_give_the_same_loss(model, asked):
     few = probes.Probes(
         asked.ids[:1], asked.stories[:1], [asked.asked[0][:4]], asked.clips[:1], asked.streams[:1]
     )
-    packed = told_rows(model, few, event_list)
+    packed = rows_without_media(model, few, "text_events")
     apart = []
     for q in few.asked[0]:
         alone = probes.Probes(few.ids, few.stories, [[q]], few.clips, few.streams)
-        apart += told_rows(model, alone, event_list)
+        apart += rows_without_media(model, alone, "text_events")
     with torch.no_grad():
         one = model(collate(packed, 0)).token_loss
         each = torch.cat([model(collate([row], 0)).token_loss for row in apart])

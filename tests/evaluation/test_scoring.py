@@ -148,6 +148,16 @@ def test_a_question_of_two_senses_is_beaten_only_with_both():
     assert scoring.judgement(gains(blind=0.3), frozenset()) == Judgement(leaks=["picture_sound"])
 
 
+def test_a_guess_is_no_leak_because_a_language_model_never_guesses_right():
+    """Above a model that always says the same wrong word, and level with the best constant."""
+    asked = [Question("what sound is first ?", kind, "sound_first", "sound") for kind in "ab" * 50]
+    rng, blind = np.random.default_rng(0), np.zeros((1, 100))
+    said = {"system": (rng.random((3, 100)) < 0.5).astype(float), "blind": blind}
+    assert scoring.judgement(scoring.score(said, asked, np.arange(100))).leaks == ["sound"]
+    said["best_constant"] = np.tile([[1.0, 0.0]], 50)
+    assert scoring.judgement(scoring.score(said, asked, np.arange(100))) == Judgement()
+
+
 def test_differences_draw_the_same_clips_for_both():
     """Two variants that fail on the same clips: the difference is known better than either."""
     rng = np.random.default_rng(4)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlmcourse.media.subtitle_alignment import minigpt4_video_captions
+from vlmcourse.media.subtitle_alignment import minigpt4_video_captions, spoken_by_frame
 from vlmcourse.media.subtitles import Cue
 
 # 40 frames, 10 a second, every 4th is taken: frames 0, 4, 8, ... are pictures 0, 1, 2, ...
@@ -102,3 +102,37 @@ def test_wrong_mode_and_rate():
         minigpt4_video_captions([], mode="test", **CLIP)
     with pytest.raises(ValueError, match="at least 1 frame a second"):
         minigpt4_video_captions([], duration_s=10, fps=0.5, mode="train")
+
+
+# ---------------------------------------------------------------- the rule without its traps
+
+
+def by_frame(cues, times_s=(0.0, 1.0, 2.0, 3.0), **options):
+    return {n: x for n, x in enumerate(spoken_by_frame(cues, times_s, **options)) if x}
+
+
+def test_nothing_that_is_said_gets_lost():
+    cues = [Cue(0.0, 9.0, "long"), Cue(0.2, 0.3, "between"), Cue(0.9, 1.5, "a"), Cue(1.0, 2, "a")]
+    assert by_frame(cues) == {0: ("long",), 1: ("between", "a", "a")}
+    assert by_frame([Cue(3.5, 4, "two\nlines"), Cue(7, 8, "late")]) == {3: ("two lines", "late")}
+    assert by_frame(reversed(cues)) == by_frame(cues)
+
+
+def test_a_text_that_begins_with_a_frame_belongs_to_it_whatever_the_rounding():
+    import torch
+
+    times = torch.tensor([n / 10 for n in range(40)]).tolist()  # float32
+    spoken = spoken_by_frame([Cue(n / 10, n / 10, str(n)) for n in range(40)], times)
+    assert spoken == [(str(n),) for n in range(40)]
+
+
+def test_of_repeated_frames_the_first_speaks():
+    assert by_frame([Cue(1.5, 2, "x"), Cue(5, 6, "y")], (0.0, 2.0, 2.0, 2.0)) == {1: ("x", "y")}
+
+
+def test_words_are_counted_as_they_are():
+    cues = [Cue(n, n, "three short words") for n in range(4)]
+    assert list(by_frame(cues, word_budget=6)) == [0, 1]
+    assert list(by_frame(cues, word_budget=5)) == [0]
+    assert by_frame(cues, word_budget=0) == {}
+    assert spoken_by_frame(cues, []) == []

@@ -1,9 +1,11 @@
 """Subtitle files: every cue with its times and plain text, or one error with the line."""
 
+from dataclasses import replace
+
 import pytest
 
 from vlmcourse.media.errors import SubtitleError
-from vlmcourse.media.subtitles import Cue, find_subtitles, read_subtitles
+from vlmcourse.media.subtitles import Cue, read_subtitles, vtt_text
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500
@@ -192,18 +194,34 @@ def test_missing_and_folder(tmp_path):
     refused(tmp_path, "folder")
 
 
-# ------------------------------------------------------------------ beside a video
+# ------------------------------------------------------------------ writing
 
 
-def test_find_subtitles(tmp_path):
-    video = tmp_path / "Clip [a].final.mp4"
-    assert find_subtitles(video) is None
-    (tmp_path / "Clip [a].final.en.vtt").touch()
-    (tmp_path / "Clip [a].srt").touch()
-    (tmp_path / "Clip [a].final.take2.srt").touch()
-    assert find_subtitles(video) == tmp_path / "Clip [a].final.en.vtt"
-    (tmp_path / "Clip [a].final.vtt").touch()
-    assert find_subtitles(video) == tmp_path / "Clip [a].final.vtt"
-    (tmp_path / "Clip [a].final.srt").touch()
-    assert find_subtitles(video) == tmp_path / "Clip [a].final.srt"
-    assert find_subtitles(tmp_path / "none" / "a.mp4") is None
+def test_what_is_written_is_read_back(tmp_path):
+    cues = [
+        Cue(0.0, 0.0, "at once"),
+        Cue(1.5, 2.25, "Tom & Jerry <b>\n00:00:01.000 --> 00:00:02.000"),
+        Cue(3599.999, 3600.0, "  -- an hour -->"),
+        Cue(360_000.001, 360_001.0, "100 hours"),
+    ]
+    path = tmp_path / "a.vtt"
+    path.write_text(vtt_text(cues, "made by: nobody\nfor: a test"))
+    assert path.read_text().startswith(
+        "WEBVTT\n\nNOTE\nmade by: nobody\nfor: a test\n\n00:00:00.000 "
+    )
+    read = read_subtitles(path)
+    assert read == [replace(cue, text=cue.text.strip()) for cue in cues]
+
+
+def test_times_are_rounded_and_empty_lines_go(tmp_path):
+    path = tmp_path / "a.vtt"
+    path.write_text(vtt_text([Cue(0.0004, 59.9996, "one\n\n \ntwo"), Cue(61, 62, "")]))
+    assert "00:00:00.000 --> 00:01:00.000\none\ntwo\n" in path.read_text()
+    assert read_subtitles(path) == [Cue(0.0, 60.0, "one\ntwo")]
+
+
+def test_nothing_said_is_a_file_too(tmp_path):
+    path = tmp_path / "a.vtt"
+    path.write_text(vtt_text([]))
+    assert path.read_text() == "WEBVTT\n"
+    assert read_subtitles(path) == []

@@ -12,6 +12,7 @@ from vlmcourse.media.transforms import (
     CLIP_MEAN,
     CLIP_STD,
     crop_and_resize,
+    normalise_and_crop,
     normalise_frames,
     random_crop_box,
     resize_frames,
@@ -111,6 +112,27 @@ def test_crop_cuts_the_box_before_resizing():
     torch.testing.assert_close(
         crop_and_resize(frames, (2, 3, 4, 4), 9), torch.full((3, 1, 9, 9), 100.0)
     )
+
+
+@pytest.mark.parametrize(("long", "first"), [(24, 0), (25, 0), (26, 1), (27, 2), (29, 2), (31, 4)])
+def test_the_middle_is_kept_and_half_a_pixel_goes_to_the_even_side(long, first):
+    frames = torch.randint(0, 256, (3, 2, 24, long))
+    wanted = normalise_frames(frames[..., first : first + 24])
+    torch.testing.assert_close(normalise_and_crop(frames, 24), wanted)
+    upright = normalise_and_crop(frames.transpose(2, 3), 24)
+    torch.testing.assert_close(upright, wanted.transpose(2, 3))
+
+
+def test_the_short_side_is_scaled_without_antialiasing():
+    frames = torch.zeros(3, 20, 16, 22, dtype=torch.uint8)
+    frames[:, :, 2::4] = 200  # between the rows that a plain bilinear filter reads, 1.5, 5.5, ...
+    black = torch.zeros(3)
+    half = normalise_and_crop(frames, 4, (0, 0, 0), (1, 1, 1))
+    assert half.shape == (3, 20, 4, 4)  # 22 / 16 * 4 = 5.5 columns, so 5
+    torch.testing.assert_close(half, torch.full((3, 20, 4, 4), 100 / 255))
+    frames[:] = 0
+    frames[:, :, ::4] = 200
+    assert torch.equal(normalise_and_crop(frames, 4, (0, 0, 0), (1, 1, 1))[:, 19, 2, 2], black)
 
 
 def test_overshoot_is_limited_or_wraps():

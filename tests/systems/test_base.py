@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vlmcourse.conversation import ask, pack
+from vlmcourse.conversation import ask
+from vlmcourse.row_packing import pack
 from vlmcourse.systems.batch import Media, collate, stack_media, video_features
 from vlmcourse.systems.processor import Clip
 from vlmcourse.systems.splice import SpliceError

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vlmcourse.systems.stages import parameter_table, set_trainable
+from vlmcourse.systems.stages import parameter_table, rate_factor_of, set_trainable
 
 
 @pytest.fixture
@@ -26,3 +26,26 @@ def test_table_counts(model):
     assert lines[1].split() == ["a", "6", "3"]
     assert lines[2].split() == ["b", "0", "4"]
     assert lines[3].split() == ["total", "6", "7"]
+
+
+def test_the_longest_pattern_decides_a_rate_factor(model):
+    set_trainable(model, ("a.*", "b.weight"))
+    assert rate_factor_of(model, {}) == {"a.weight": 1, "a.bias": 1, "b.weight": 1}
+    for order in (("a.bias", "a.*"), ("a.*", "a.bias")):
+        factors = rate_factor_of(model, {name: {"a.bias": 2.0, "a.*": 0.5}[name] for name in order})
+        assert factors == {"a.weight": 0.5, "a.bias": 2.0, "b.weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("factors", "told"),
+    [
+        ({"b.bias": 0.1}, "no parameter that trains matches 'b.bias' .* names start with a, b"),
+        ({"a.*": 0.5, "c.*": 0.1}, r"matches 'c\.\*'"),
+        ({"a.*": 0.0}, "is 0.0: leave it out"),
+        ({"a.*": -1.0}, "is -1.0"),
+    ],
+)
+def test_a_rate_factor_that_changes_nothing_is_an_error(model, factors, told):
+    set_trainable(model, ("a.*", "b.weight"))
+    with pytest.raises(ValueError, match=told):
+        rate_factor_of(model, factors)

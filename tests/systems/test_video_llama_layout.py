@@ -12,8 +12,9 @@ from vlmcourse.backbones.tokenizers import SentencePieceTokenizer
 from vlmcourse.conversation import IGNORED, ConversationError, Turn, ask, read_conversation
 from vlmcourse.parts.packing import PADDING
 from vlmcourse.systems.processor import Clip, Given
+from vlmcourse.systems.templates import CAPTION_REQUESTS
 from vlmcourse.systems.video_llama import VideoLlamaConfig, VideoLlamaProcessor
-from vlmcourse.systems.video_llama_layout import CAPTION_REQUESTS, frame_message
+from vlmcourse.systems.video_llama_layout import frame_message
 
 HERE = Path(__file__).parent
 UNIT = HERE.parent / "reference" / "video_llama" / "video_llama_conversation.safetensors"

@@ -2,11 +2,13 @@
 
 import json
 import multiprocessing
+import pickle
 import shutil
 
 import pytest
 import torch
 
+from vlmcourse.media.subtitles import Cue
 from vlmcourse.systems.processor import Given
 from vlmcourse.training import feature_cache
 from vlmcourse.training.feature_cache import CacheError, cache_features, features_hash
@@ -58,6 +60,25 @@ def test_a_listening_system_keeps_every_stream(tiny_video_llama, clips, silent, 
     assert clip.sound_times_s is None
     assert clip.given == Given("pictures", None)
     assert set(found.load(clips[0], ["sounds", "gone"])[1]) == {"sounds"}
+
+
+def test_subtitles_come_from_their_own_file_and_are_never_kept(model, clips, tmp_path, monkeypatch):
+    said, asked = {clips[0]: (Cue(1.0, 2.0, "it jumps"),)}, []
+
+    def read_cues(path):
+        asked.append(path)
+        return said.get(path, ())
+
+    before = cache(model, clips[:2], tmp_path)
+    before = pickle.loads(pickle.dumps(before))  # as worker processes get it
+    assert before.load(clips[0])[0].cues == ()
+    monkeypatch.setattr(model.processor, "read_cues", read_cues, raising=False)
+    again = cache(model, clips[:2], tmp_path)
+    assert again.computed == 0
+    for video in (*clips[:2], *clips[:2]):
+        assert again.load(video)[0].cues == said.get(video, ())
+    assert asked == clips[:2]
+    assert b"jumps" not in b"".join(x.read_bytes() for x in again.folder.glob("*.safetensors"))
 
 
 def test_what_decides_the_features_of_a_listening_system(tiny_video_llama):

@@ -9,6 +9,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from vlmcourse import systems
 from vlmcourse.checkpoints.video_llama import official_name
+from vlmcourse.errors import UserError
 from vlmcourse.systems.stages import Stage
 from vlmcourse.systems.video_llama_stages import PAPER_STAGES, WORLD_STAGES
 from vlmcourse.training.module import VideoInstruction, learning_rate_factor
@@ -100,6 +101,37 @@ def test_decay_reaches_matrices_only(tiny):
     assert sum(len(g["params"]) for g in groups) == 2
 
 
+def test_rate_factors_scale_the_whole_schedule_and_keep_the_rule_of_decay(tiny):
+    trains = ("projector.*", "vision_encoder.*", "token_rows.weight")
+    settings = {"weight_decay": 0.1, "min_learning_rate": 1e-4, "warmup_ratio": 0.1}
+    factors = {"vision_encoder.*": 0.1, "token_rows.*": 3.0}
+    module = VideoInstruction("tiny", stage(trains=trains, rate_factors=factors, **settings))
+    module._trainer = SimpleNamespace(max_steps=40)
+    made = module.configure_optimizers()
+    optimiser, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    names = {id(p): n for n, p in module.model.named_parameters()}
+    wanted = {"projector": 1.0, "vision_encoder": 0.1, "token_rows": 3.0}
+    seen = set()
+    for step in range(41):
+        base = 1e-3 * learning_rate_factor(module.stage, step, 40)
+        for group in optimiser.param_groups:
+            part = names[id(group["params"][0])].split(".")[0]
+            assert group["lr"] == pytest.approx(base * wanted[part])
+            for parameter in group["params"]:
+                assert names[id(parameter)].split(".")[0] == part
+                assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+                seen.add(id(parameter))
+        optimiser.step()
+        schedule.step()
+    assert {names[i] for i in seen} == set(module.trained)
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(1e-4)  # what the history tells
+
+
+def test_rate_factors_that_match_nothing_are_refused(tiny):
+    with pytest.raises(UserError, match=r"stage 's': no parameter that trains matches 'vision"):
+        VideoInstruction("tiny", stage(rate_factors={"vision_encoder.*": 0.1}))
+
+
 def test_seeds_decide_first_values_of_what_is_new(tiny):
     def first(seed, **more):
         return VideoInstruction("tiny", stage(), seed=seed, **more).model
@@ -122,6 +154,19 @@ def test_fresh_forgets_what_official_files_brought(monkeypatch, build_tiny):
     fresh = VideoInstruction("tiny", stage(), fresh=True).model
     assert fresh.projector.weight.all()
     assert torch.equal(fresh.token_rows.weight, trained(*"xxx").token_rows.weight)
+
+
+def test_patterns_say_what_is_fresh_where_more_trains(tiny):
+    plain = stage(trains=("projector.*", "language_model.*"))
+    before = tiny().language_model.state_dict()
+    model = VideoInstruction("tiny", plain, fresh=("projector.*",)).model
+    assert all(torch.equal(v, before[n]) for n, v in model.language_model.state_dict().items())
+    old = VideoInstruction("tiny", plain, fresh=("projector.bias", "projector.*")).model.projector
+    assert torch.equal(old.weight, model.projector.weight)  # the seed's
+    with pytest.raises(
+        UserError, match=r"nothing that trains matches 'token_rows\.\*' of model.fresh"
+    ):
+        VideoInstruction("tiny", plain, fresh=("token_rows.*",))
 
 
 def test_evaluation_counts_tokens_not_batches(tiny):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from vlmcourse.errors import UserError
-from vlmcourse.systems import video_llama_stages
+from vlmcourse.systems import minigpt4_video_stages, video_llama_stages
 from vlmcourse.systems.processor import Given
 from vlmcourse.systems.video_chatgpt import PAPER_STAGES, WORLD_STAGES
 from vlmcourse.training import cli
@@ -98,6 +98,27 @@ def test_overrides_as_a_dictionary():
     ]
 
 
+def test_younger_settings_are_told_where_they_are_set(stage_file):
+    """Hashes of runs that were finished before these settings existed stay good."""
+    factors = {"projector.*": 0.1, "projector.bias": 2.0}
+    for rate_factors, kinds in (({}, None), (factors, ["when"])):
+        config = stage_file(rate_factors=rate_factors)
+        settings = yaml.safe_load(config.read_text())
+        settings["data"]["train"][0]["kinds"] = kinds
+        config.write_text(yaml.safe_dump(settings, sort_keys=False))
+        read = StageSettings([f"--config={config}"])
+        plain = read.plain()
+        assert list(read.config.model.stage.rate_factors.items()) == list(rate_factors.items())
+        assert plain["model"]["stage"].get("rate_factors", {}) == rate_factors
+        assert ("rate_factors" in plain["model"]["stage"]) is bool(rate_factors)
+        assert plain["data"]["train"][0].get("kinds") == kinds
+        assert ("kinds" in plain["data"]["train"][0]) is (kinds is not None)
+        assert "families" not in plain["data"]["train"][0]
+    option = '--model.stage.rate_factors={"projector.bias": 0.5}'
+    module, _ = StageSettings([f"--config={config}", option]).model_and_data()
+    assert module.rate_factors == {"projector.weight": 1.0, "projector.bias": 0.5}
+
+
 # ---------------------------------------------------------------- the files of this repository
 
 
@@ -109,6 +130,10 @@ def test_overrides_as_a_dictionary():
         ("video_llama", "world", video_llama_stages.WORLD_STAGES),
         ("video_llama", "heard", video_llama_stages.HEARD_STAGES),
         ("video_llama", "paper", video_llama_stages.PAPER_STAGES),
+        ("minigpt4_video", "world", minigpt4_video_stages.WORLD_STAGES),
+        ("minigpt4_video", "linear_first", minigpt4_video_stages.LINEAR_FIRST_STAGES),
+        ("minigpt4_video", "paper", minigpt4_video_stages.PAPER_STAGES),
+        ("minigpt4_video", "mistral", minigpt4_video_stages.MISTRAL_STAGES),
     ],
 )
 def test_stage_files_say_what_the_system_says(system, recipe, stages):

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from vlmcourse import cli
 from vlmcourse.errors import UserError
 from vlmcourse.training.instruction_data import read_llava_json
-from vlmcourse.world import dataset, language, splits
+from vlmcourse.world import language
 from vlmcourse.world.dataset import SplitSettings, load_split, make_split, verify_split
-from vlmcourse.world.splits import SPLITS, sample_stories, scene_split
-from vlmcourse.world.story import StorySettings, is_held_out
+from vlmcourse.world.splits import sample_stories
+from vlmcourse.world.story import StorySettings
 
 SMALL = SplitSettings(story=StorySettings(duration_s=4, events=(1, 2)), fps=2, width=32, height=32)
 
@@ -30,53 +29,6 @@ def make(root, split="train", count=10, settings=SMALL, **more):
 def written(folder):
     """Return when each clip was written."""
     return {p.name: p.stat().st_mtime_ns for p in (Path(folder) / "clips").iterdir()}
-
-
-# ---------------------------------------------------------------- which stories
-
-
-def combinations(story):
-    return [
-        is_held_out(story.things[e.thing].colour, story.things[e.thing].shape, e.action)
-        for e in story.events
-    ]
-
-
-def test_held_out_combinations_are_in_every_test_story_and_nowhere_else():
-    for split in SPLITS:
-        for story in sample_stories(split, 200):
-            assert any(combinations(story)) == (split == "test")
-
-
-def test_splits_share_no_seed_and_no_scene():
-    stories = {split: sample_stories(split, 400) for split in SPLITS}
-    seeds = [{s.seed for s in stories[split]} for split in SPLITS]
-    scenes = [{frozenset(s.things) for s in stories[split]} for split in SPLITS]
-    for groups in (seeds, scenes):
-        assert sum(map(len, groups)) == len(set.union(*groups))
-    assert all(len(s) == 400 for s in seeds)
-    assert all(scene_split(s) == split for split in SPLITS for s in stories[split])
-
-
-def test_the_order_of_things_does_not_change_a_scene():
-    story = sample_stories("val", 1)[0]
-    assert scene_split(replace(story, things=story.things[::-1])) == "val"
-
-
-def test_a_larger_count_only_adds_stories():
-    assert sample_stories("val", 30)[:10] == sample_stories("val", 10)
-
-
-@pytest.mark.parametrize(("split", "count"), [("dev", 5), ("train", 0)])
-def test_wrong_wishes_are_named(split, count):
-    with pytest.raises(UserError, match=r"dev|count"):
-        sample_stories(split, count)
-
-
-def test_running_out_of_seeds_is_said(monkeypatch):
-    monkeypatch.setattr(splits, "SEEDS", 20)
-    with pytest.raises(UserError, match="is more than the"):
-        sample_stories("train", 20)
 
 
 # ---------------------------------------------------------------- what is on disk
@@ -241,23 +193,13 @@ def test_count_grows_by_adding_and_shrinks_only_with_force(tmp_path):
 def test_a_changed_look_remakes_clips_and_changed_words_only_words(tmp_path, monkeypatch):
     first = make(tmp_path, count=3)
     before = written(first.folder)
-    now = dataset._made_by()
-    monkeypatch.setattr(dataset, "_made_by", lambda live: now | {"words_made_by": "new"})
+    now = SMALL.made_by()
+    monkeypatch.setattr(SplitSettings, "made_by", lambda self: now | {"words_made_by": "new"})
     make(tmp_path, count=3)
     assert written(first.folder) == before
-    monkeypatch.setattr(dataset, "_made_by", lambda live: now | {"clips_made_by": "new"})
+    monkeypatch.setattr(SplitSettings, "made_by", lambda self: now | {"clips_made_by": "new"})
     make(tmp_path, count=3)
     assert all(written(first.folder)[name] != before[name] for name in before)
-
-
-def test_the_fingerprint_follows_look_sound_and_words(monkeypatch):
-    now = dataset._made_by()
-    assert dataset._made_by() == now
-    assert dataset._made_by(live_sound=True)["clips_made_by"] != now["clips_made_by"]
-    monkeypatch.setattr(dataset, "render_sound", lambda story: dataset.render_frames(story))
-    assert dataset._made_by()["clips_made_by"] != now["clips_made_by"]
-    monkeypatch.setattr(language, "caption", lambda story, style: style)
-    assert dataset._made_by()["words_made_by"] != now["words_made_by"]
 
 
 # ---------------------------------------------------------------- kill and resume
@@ -337,65 +279,3 @@ def test_a_second_maker_waits_for_the_first(tmp_path):
     assert [run.returncode for run in runs] == [0, 0]
     assert outputs[0][0] == outputs[1][0]
     assert verify_split(tmp_path / "val") == {}
-
-
-# ---------------------------------------------------------------- the command
-
-
-def test_the_command_makes_all_splits(tmp_path, capsys):
-    arguments = f"--count 3 --duration 5 --size 48x32 --fps 2 --workers 1 --root {tmp_path}"
-    assert cli.main(["world", *arguments.split()]) == 0
-    told = capsys.readouterr().out
-    for split in SPLITS:
-        made = load_split(tmp_path / split)
-        assert len(made) == 3
-        assert made.manifest["settings"]["width"] == 48
-        assert made.data_checksum[:12] in told
-
-
-def test_the_command_makes_live_sound_beside_the_dubbed_clips(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for more in ([], ["--live-sound"]):
-        arguments = [
-            "--split",
-            "test",
-            "--count",
-            "2",
-            "--duration",
-            "5",
-            "--fps",
-            "2",
-            "--workers",
-            "1",
-        ] + more
-        assert cli.main(["world", *arguments]) == 0
-    capsys.readouterr()
-    dubbed, live = (load_split(tmp_path / "data" / f / "test") for f in ("world", "world_live"))
-    assert [m.manifest["settings"]["story"]["live_sound"] for m in (dubbed, live)] == [False, True]
-    for story in live.stories:
-        assert [s.start_s for s in story.sounds] == [e.start_s for e in story.events]
-        assert scene_split(story) == "test"
-        assert any(combinations(story))
-    assert dubbed.data_checksum != live.data_checksum
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--size", "64"], "--size must look like"),
-        (["--size", "63x64"], "even"),
-        (["--duration", "2"], "4 to 600"),
-        (["--count", "0"], "count"),
-    ],
-)
-def test_wrong_arguments_are_one_line(tmp_path, capsys, arguments, reason):
-    assert cli.main(["world", "--root", str(tmp_path), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert reason in error
-    assert error.count("\n") == 1
-
-
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["world", "--help"])
-    assert "example: vlmcourse world" in capsys.readouterr().out

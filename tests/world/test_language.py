@@ -150,6 +150,7 @@ MANY_SOUNDS = {
     "dubbed": StorySettings(sounds=(0, 4)),
     "live": StorySettings(live_sound=True),
     "long": StorySettings(duration_s=16, sounds=(0, 6), events=(1, 8)),
+    "mixed": StorySettings(duration_s=(4, 6, 8), sounds=(0, 4)),
 }
 
 
@@ -215,6 +216,17 @@ def test_every_word_is_in_the_vocabulary():
         texts += [caption(story, style, 40) for style in CAPTION_REQUESTS]
         texts += [f"{q.text} {q.answer}" for q in all_questions(story, 40)]
         assert set(" ".join(texts).split()) <= known
+
+
+def test_a_picture_is_asked_what_it_answers_and_nothing_else():
+    story = replace(STORY, duration_s=1, events=(Event(0, 1, 0, "glows"),), sounds=(), lines=())
+    found = {q.text: q.answer for q in all_questions(story)}
+    for text in list(ANSWERS)[:9]:
+        assert found.pop(text) == ANSWERS[text]
+    assert found.pop("what glows ?") == "red circle"
+    rest = re.compile(r"(what (colour|shape|size) is|where is|is there) [a-z ]+\?")
+    assert all(rest.fullmatch(text) for text in found)
+    assert found["where is blue star ?"] == "centre middle"
 
 
 def test_families_and_kinds_are_complete():

@@ -82,6 +82,21 @@ def test_any_length(duration_s):
     assert sample_story(3, settings).duration_s == duration_s
 
 
+def test_mixed_lengths_are_equally_likely_and_their_events_fit():
+    settings = StorySettings(duration_s=(4, 6, 8), events=(1, 4))
+    stories = [sample_story(seed, settings) for seed in range(600)]
+    lengths = Counter(s.duration_s for s in stories)
+    assert set(lengths) == {4, 6, 8}
+    assert min(lengths.values()) > 0.28 * len(stories)
+    for story in stories:
+        assert story == sample_story(story.seed, settings)
+        assert 1 <= len(story.events) <= story.duration_s // 2
+        times = [e.end_s for e in story.events] + [s.start_s + 1 for s in story.sounds]
+        times += [line.start_s + 1.5 for line in story.lines]
+        assert max(times) <= story.duration_s
+    assert {len(s.events) for s in stories if s.duration_s == 8} == {1, 2, 3, 4}
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -90,6 +105,10 @@ def test_any_length(duration_s):
         ({"things": (0, 2)}, "things"),
         ({"events": (1, 9)}, "events"),
         ({"held_out": "require", "events": (0, 2)}, "held_out"),
+        ({"duration_s": ()}, "empty list"),
+        ({"duration_s": (4, 601)}, "not 601"),
+        ({"duration_s": (4, 8), "events": (1, 5)}, "0 to 4"),
+        ({"duration_s": (4, 8), "events": (3, 4)}, "3 events do not fit into 4 seconds"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(wrong, named):

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlmcourse.media.transforms import normalise_frames, resize_frames
+from vlmcourse.media.transforms import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Resampling,
+    normalise_frames,
+    resize_frames,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class EvaClipConfig:
     """Sizes of the encoder; the defaults are those of BLIP-2.
 
     EVA-CLIP's own ViT-g has 40 blocks; BLIP-2 leaves the last one out, hence 39. `norm_eps` is that
-    of the blocks, `vision_norm_eps` that of `ln_vision`.
+    of the blocks, `vision_norm_eps` that of `ln_vision`. `mean`, `std` and `resampling` are what is
+    done to a picture before the encoder sees it.
     """
 
     image_size: int = 224
@@ -34,6 +41,9 @@ class EvaClipConfig:
     mlp_ratio: float = 4.3637
     norm_eps: float = 1e-6
     vision_norm_eps: float = 1e-5
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    resampling: Resampling = "bilinear"
 
     @property
     def intermediate_size(self) -> int:
@@ -153,8 +163,10 @@ class EvaClipEncoder(nn.Module):
         Differs: the official code lets decord resize while it decodes (aspect ratio lost); our
         bilinear resize with antialiasing was 1.1 and 1.2 grey levels of 255 away on two real clips.
         """
-        small = torch.as_tensor(resize_frames(frames, self.image_size, self.image_size))
-        return normalise_frames(small.permute(3, 0, 1, 2)).transpose(0, 1)  # [T, 3, S, S]
+        config, size = self.config, self.image_size
+        small = torch.as_tensor(resize_frames(frames, size, size, config.resampling))
+        colours = small.permute(3, 0, 1, 2)
+        return normalise_frames(colours, config.mean, config.std).transpose(0, 1)  # [T, 3, S, S]
 
 
 def resize_positions(positions: Tensor, num_tokens: int) -> Tensor:

@@ -10,7 +10,7 @@ from vlmcourse.backbones.language_model import load_language_model
 from vlmcourse.backbones.tokenizers import Tokenizer, load_tokenizer
 from vlmcourse.backbones.world_imagebind import build_world_imagebind
 from vlmcourse.backbones.world_qformer import ImageTextQFormer
-from vlmcourse.backbones.world_vision import WorldVisionEncoder
+from vlmcourse.backbones.world_vision import WorldVisionConfig, WorldVisionEncoder
 from vlmcourse.errors import UserError
 from vlmcourse.parts.qformer import QFormer
 
@@ -19,16 +19,18 @@ FROZEN_IN_IMAGEBIND = "vision.encoder."
 """The part of ImageBind that `imagebind.safetensors` leaves to `vision_encoder.safetensors`."""
 
 
-def load_vision_encoder(folder: Path | None = None) -> WorldVisionEncoder:
+def load_vision_encoder(folder: Path | None = None, image_size: int = 64) -> WorldVisionEncoder:
     """Load `vision_encoder.safetensors` of a folder, in eval mode.
 
     Args:
         folder: None takes the shipped one.
+        image_size: side in pixels that it takes pictures at; it learnt at 64.
 
     Raises:
         UserError: the file is missing or does not fit.
     """
-    return _filled(WorldVisionEncoder(), folder, "vision_encoder", "vision encoder")
+    encoder = WorldVisionEncoder(WorldVisionConfig(image_size=image_size))
+    return _filled(encoder, folder, "vision_encoder", "vision encoder")
 
 
 def load_image_text_qformer(folder: Path | None = None) -> ImageTextQFormer:
@@ -73,11 +75,14 @@ def load_imagebind(folder: Path | None = None) -> ImageBind:
     return _filled(imagebind, folder, "imagebind", "ImageBind", frozen)
 
 
-def load_foundations(folder: Path | None = None) -> tuple[WorldVisionEncoder, nn.Module, Tokenizer]:
+def load_foundations(
+    folder: Path | None = None, image_size: int = 64
+) -> tuple[WorldVisionEncoder, nn.Module, Tokenizer]:
     """Load `vision_encoder.safetensors` and `language_model/` of a folder.
 
     Args:
         folder: None takes the shipped ones.
+        image_size: as in `load_vision_encoder`.
 
     Returns:
         encoder, causal LM and tokenizer, ready to be frozen (eval mode).
@@ -87,7 +92,8 @@ def load_foundations(folder: Path | None = None) -> tuple[WorldVisionEncoder, nn
     """
     folder = FOUNDATIONS if folder is None else Path(folder)
     language_model = load_language_model(folder / "language_model")
-    return load_vision_encoder(folder), language_model, load_tokenizer(folder / "language_model")
+    encoder = load_vision_encoder(folder, image_size)
+    return encoder, language_model, load_tokenizer(folder / "language_model")
 
 
 def _filled(

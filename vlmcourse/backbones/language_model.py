@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,24 +29,47 @@ class LlamaSizes:
     tie_embeddings: bool = False
 
 
+LLAMA2_SIZES = LlamaSizes(rms_norm_eps=1e-5, max_positions=4096)
+"""Llama 2 7B."""
+MISTRAL_SIZES = LlamaSizes(
+    intermediate_size=14336,
+    num_key_value_heads=8,
+    rms_norm_eps=1e-5,
+    rope_theta=1e6,
+    max_positions=32768,
+)
+"""Mistral 7B v0.2: as Llama, but four query heads share a key, and MLPs are wider."""
+
+
 def build_llama(sizes: LlamaSizes):
     """Build a `LlamaForCausalLM` with random weights (or none: see `on_device`)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=sizes.vocab_size,
-        hidden_size=sizes.hidden_size,
-        intermediate_size=sizes.intermediate_size,
-        num_hidden_layers=sizes.num_layers,
-        num_attention_heads=sizes.num_heads,
-        num_key_value_heads=sizes.num_key_value_heads or sizes.num_heads,
-        rms_norm_eps=sizes.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": sizes.rope_theta},
-        max_position_embeddings=sizes.max_positions,
-        tie_word_embeddings=sizes.tie_embeddings,
-        attn_implementation="sdpa",
-    )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(LlamaConfig(**_settings(sizes)))
+
+
+def build_mistral(sizes: LlamaSizes):
+    """Build a `MistralForCausalLM`, without a sliding window (from version 0.2 on it has none)."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return MistralForCausalLM(MistralConfig(**_settings(sizes), sliding_window=None))
+
+
+def _settings(sizes: LlamaSizes) -> dict[str, Any]:
+    """Sizes in the words of transformers."""
+    return {
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size,
+        "num_hidden_layers": sizes.num_layers,
+        "num_attention_heads": sizes.num_heads,
+        "num_key_value_heads": sizes.num_key_value_heads or sizes.num_heads,
+        "rms_norm_eps": sizes.rms_norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": sizes.rope_theta},
+        "max_position_embeddings": sizes.max_positions,
+        "tie_word_embeddings": sizes.tie_embeddings,
+        "attn_implementation": "sdpa",
+    }
 
 
 def load_language_model(folder: str | Path, dtype: torch.dtype = torch.float32):
@@ -108,10 +132,13 @@ def rebuild_buffers(model: nn.Module, device: torch.device | str) -> None:
     """
     from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
     from transformers.models.llama.modeling_llama import LlamaModel, LlamaRotaryEmbedding
+    from transformers.models.mistral.modeling_mistral import MistralModel, MistralRotaryEmbedding
 
     for module in model.modules():
         if isinstance(module, LlamaModel):
             module.rotary_emb = LlamaRotaryEmbedding(config=module.config).to(device)
+        elif isinstance(module, MistralModel):
+            module.rotary_emb = MistralRotaryEmbedding(config=module.config).to(device)
         elif isinstance(module, CLIPVisionEmbeddings):
             index = torch.arange(module.num_positions, device=device).expand(1, -1)
             module.register_buffer("position_ids", index, persistent=False)

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+POSITIONS = 8
+"""Side of the table of positions at every size; other grids of patches interpolate it."""
+
 
 @dataclass(frozen=True)
 class WorldVisionConfig:
-    """Sizes; one patch covers 8 x 8 pixels."""
+    """Sizes; one patch covers 8 x 8 pixels. Weights fit at every `image_size`."""
 
     hidden_size: int = 96
     num_heads: int = 4
@@ -56,8 +59,7 @@ class WorldVisionEncoder(nn.Module):
             _Residual(width),
             _Residual(width),
         )
-        side = self.config.image_size // 8
-        self.position = nn.Parameter(torch.randn(1, width, side, side) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, width, POSITIONS, POSITIONS) * 0.02)
         self.layer = nn.TransformerEncoderLayer(
             width, self.config.num_heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
         )

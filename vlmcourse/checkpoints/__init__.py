@@ -31,9 +31,36 @@ def _video_llama(
     return video_llama.load_released(folder, device, dtype, **options)
 
 
+def _cogvlm2(
+    folder: Path, device: str, dtype: "torch.dtype", **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.checkpoints import cogvlm2
+
+    return cogvlm2.load_released(folder, device, dtype, kind="image", **options)
+
+
+def _cogvlm2_video(
+    folder: Path, device: str, dtype: "torch.dtype", **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.checkpoints import cogvlm2
+
+    return cogvlm2.load_released(folder, device, dtype, kind="video", **options)
+
+
+def _minigpt4_video(
+    folder: Path, device: str, dtype: "torch.dtype", **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.checkpoints import minigpt4_video
+
+    return minigpt4_video.load_released(folder, device, dtype, **options)
+
+
 LOADERS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "video_chatgpt": _video_chatgpt,
     "video_llama": _video_llama,
+    "minigpt4_video": _minigpt4_video,
+    "cogvlm2": _cogvlm2,
+    "cogvlm2_video": _cogvlm2_video,
 }
 
 

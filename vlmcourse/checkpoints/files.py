@@ -107,7 +107,13 @@ def load_strict(
     Raises:
         CheckpointError: names all kinds of misfit: missing, left over, and of another shape.
     """
-    own = module.state_dict()
+    refuse_misfit(module.state_dict(), tensors, source)
+    module.load_state_dict(dict(tensors), assign=assign)
+
+
+def refuse_misfit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise a `CheckpointError` that lists what of `tensors` is missing, left over, or of another
+    shape than in `own`; do nothing where all fit."""
     missing = sorted(own.keys() - tensors.keys())
     extra = sorted(tensors.keys() - own.keys())
     wrong = [
@@ -122,7 +128,6 @@ def load_strict(
     ]
     if problems:
         raise CheckpointError(f"{source}: {'; '.join(problems)}")
-    module.load_state_dict(dict(tensors), assign=assign)
 
 
 def refuse_unknown(keys: Sequence[str], source: str) -> None:

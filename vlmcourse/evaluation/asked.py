@@ -1,12 +1,17 @@
-"""What is asked: questions about clips, with the features of each clip."""
+"""What is asked: questions about clips, with the features of each clip.
+
+Features of frozen encoders come from the cache. Those of an encoder that was trained belong to one
+run alone: they are computed for it, kept in memory while it is asked, and never written.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
+from tqdm import tqdm
 
 from vlmcourse.errors import UserError
 from vlmcourse.evaluation.conditions import given_streams
@@ -34,6 +39,7 @@ class Probes:
         clips: the layout facts of each, without frames; `given` says what the system is given.
         streams: features by name of the stream, each `[T, P, D]`; those of the pictures alone may
             stand without a name.
+        files: where each clip was read from, if it was.
     """
 
     ids: list[str]
@@ -41,6 +47,7 @@ class Probes:
     asked: list[list[Question]]
     clips: list[Clip]
     streams: list[Streams]
+    files: Sequence[Path] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "streams", [as_streams(one) for one in self.streams])
@@ -74,14 +81,16 @@ def load_probes(
     limit: int | None = None,
     progress: bool = True,
     given: Given | None = None,
+    cached: bool = True,
 ) -> Probes:
     """Bring the features of a split's clips into being (or find them in the cache) and load them.
 
     Args:
         split: its clips that are asked nothing are left out.
-        model, system: whose frozen encoders look and listen, and its name for the cache.
+        model, system: whose encoders look and listen, and its name for the cache.
         limit: the first so many clips only.
         given: what the system is given; None means all that it takes.
+        cached: the encoders are frozen ones, so that their features may lie in the cache.
 
     Raises:
         UserError: a clip cannot be read, nothing is asked, or a stream is given that there is not.
@@ -92,20 +101,54 @@ def load_probes(
     if not chosen:
         raise UserError(f"{split.folder}: no clip of this split is asked anything")
     videos = [split.clips[i] for i in chosen]
-    features = cache_features(model, system, videos, cache, model.device, progress=progress)
     given = given or model.processor.given
-    known = dict.fromkeys(name for video in videos for name in features.streams(video))
-    for name in given_streams(given):
-        if name not in known:
-            raise UserError(f"{system} has no stream {name!r} here; it has {', '.join(known)}")
-    loaded = [features.load(video, given_streams(given)) for video in videos]
+    if cached:
+        features = cache_features(model, system, videos, cache, model.device, progress=progress)
+        known = dict.fromkeys(name for video in videos for name in features.streams(video))
+        _refuse_unknown(given, system, list(known))
+        loaded = [features.load(video, given_streams(given)) for video in videos]
+    else:
+        loaded = list(watched_clips(model, videos, given, progress))
+        known = dict.fromkeys(name for _, streams in loaded for name in streams)
+        _refuse_unknown(given, system, list(known))
     return Probes(
         [split.ids[i] for i in chosen],
         [split.stories[i] for i in chosen],
         [split.questions[i] for i in chosen],
         [replace(clip, given=given) for clip, _ in loaded],
         [streams for _, streams in loaded],
+        videos,
     )
+
+
+def _refuse_unknown(given: Given, system: str, known: Sequence[str]) -> None:
+    for name in given_streams(given):
+        if name not in known:
+            raise UserError(f"{system} has no stream {name!r} here; it has {', '.join(known)}")
+
+
+def watched_clips(
+    model: VideoLanguageModel, files: Sequence[Path], given: Given, progress: bool = False
+) -> Iterator[tuple[Clip, Streams]]:
+    """Read files and let a model's own encoders look and listen now.
+
+    Yields:
+        the layout facts of a clip (without frames and sound), and its features in the model's own
+        precision, on the CPU.
+
+    Raises:
+        MediaError: a file that cannot be read.
+    """
+    wanted = given_streams(given)
+    for file in tqdm(files, desc="features", unit="clip", mininterval=1, disable=not progress):
+        clip = model.processor.read(file)
+        streams = {name: one.cpu() for name, one in model.streams(clip, wanted).items()}
+        yield replace(clip, frames=None, sound=None), streams
+
+
+def seen_by(model: VideoLanguageModel, probes: Probes) -> list[Streams]:
+    """The features of the same clips by another run, whose encoders were trained apart."""
+    return [streams for _, streams in watched_clips(model, probes.files, probes.given)]
 
 
 def with_opposites(probes: Probes) -> tuple[Probes, np.ndarray, np.ndarray]:
@@ -139,6 +182,14 @@ def sound_seconds(probes: Probes) -> np.ndarray:
             about = question.kind in ("sound_when", "heard") and len(starts) == 1
             seconds.append(starts[0] if about else -1)
     return np.array(seconds)
+
+
+def asked_seconds(probes: Probes, hears: bool) -> np.ndarray:
+    """`[Q]` the second that a question is about, -1 where it is about none: that of an event
+    ("when does red circle glow ?") and, for a system that hears, `sound_seconds`."""
+    whole = [q.kind == "when" and q.answer.isdecimal() for q in probes.questions]
+    events = [int(q.answer) if one else -1 for one, q in zip(whole, probes.questions)]
+    return np.maximum(events, sound_seconds(probes)) if hears else np.array(events)
 
 
 def constant_answers(fitted: Sequence[Question], asked: Sequence[Question]) -> np.ndarray:

@@ -9,7 +9,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from vlmcourse.errors import UserError
-from vlmcourse.evaluation.conditions import SOUNDS, SYSTEM, given_streams, read_given
-from vlmcourse.evaluation.runs import (
-    differing_parts,
-    frozen_parts,
-    load_runs,
-    only_a_look,
-    system_of,
-)
+from vlmcourse.evaluation.conditions import SOUNDS, SYSTEM
+from vlmcourse.evaluation.loading import Loaded, Sources, load
+from vlmcourse.evaluation.runs import differing_parts, only_a_look, system_of
 from vlmcourse.evaluation.scoring import (
     HALLUCINATION,
     Bootstrap,
@@ -37,11 +32,15 @@ from vlmcourse.world.language import FAMILIES, KINDS, Question
 
 if TYPE_CHECKING:
     from vlmcourse.evaluation.asked import Probes
-    from vlmcourse.trained import TrainedSystem
     from vlmcourse.world.dataset import WorldSplit
 
 SIDES = ("a", "b")
 DIFFERENCE = "difference"
+SPAN_MEASURES = (
+    *("mean_iou", "recall_0.3", "recall_0.5", "recall_0.7"),
+    *("parsed", "when_right", "how_long_right"),
+)
+"""What is told of spans (`grounding.span_measures`)."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,16 @@ class Comparison:
     Attributes:
         a, b: the idea, and what it is held against.
         about: groups of questions (families, "all", "kind/first", ...) that decide the status.
-        split: folder of a split of the world.
-        clips: use the first so many clips only.
-        cache: folder of frozen features.
-        foundations: folder of the frozen parts instead of the shipped ones.
-        device: "cpu", "cuda" or "auto".
+        sources: the split that is asked about, and where the rest comes from.
+        grounding: ask for the spans of events instead (grounding.py); `about` then names its
+            metrics.
     """
 
     a: Side
     b: Side
     about: tuple[str, ...] = ("all",)
-    split: Path = Path("data/world/test")
-    clips: int | None = None
-    cache: Path = Path("data/cache")
-    foundations: Path | None = None
-    device: str = "auto"
+    sources: Sources = field(default_factory=Sources)
+    grounding: bool = False
 
 
 def compare(what: Comparison, record: Path, command: Sequence[str], progress: bool = True) -> dict:
@@ -93,81 +87,98 @@ def compare(what: Comparison, record: Path, command: Sequence[str], progress: bo
     Raises:
         UserError: runs, splits, streams or groups that cannot be used; no record is written then.
     """
-    from vlmcourse.evaluation.asked import sound_seconds
-    from vlmcourse.evaluation.probes import ask_all
-    from vlmcourse.training.data import located
-    from vlmcourse.world.dataset import load_split
+    from vlmcourse.evaluation.grounding_command import span_split
 
-    split = load_split(located(what.split))
+    split = what.sources.load_split()
+    asked = span_split(split) if what.grounding else split
     both = [
-        _loaded(side, side.name or label, what, split, progress)
+        _loaded(side, side.name or label, asked, what.sources, progress)
         for side, label in zip((what.a, what.b), SIDES)
     ]
     probes, told = both[0].probes, [one.settings for one in both]
-    _refuse_unasked(what.about, groups(probes.questions))
+    known = _every(probes, SPAN_MEASURES) if what.grounding else groups(probes.questions)
+    _refuse_unasked(what.about, known)
     paired = told[0]["weights"] == told[1]["weights"]
     settings = dict(zip(SIDES, told)) | {
         "about": list(what.about),
-        "split": str(what.split),
+        "split": str(what.sources.split),
         "clips": len(probes.ids),
         "pairs": "clips and runs" if paired else "clips",
         "intervals": "95 %, clips and runs drawn again, crossed (evaluation/scoring.py)",
     }
+    settings |= {"grounding": True} if what.grounding else {}
     seeds = {run.seed for one in both for run in one.runs if run.seed is not None}
     with (
         Run(record, list(command), settings, sorted(seeds), split.data_checksum) as run,
         tqdm(total=sum(len(x.runs) for x in both), unit="run", disable=not progress) as bar,
     ):
-        found = [
-            ask_all([r.model for r in x.runs], x.probes, [SYSTEM], report=lambda _: bar.update())
-            for x in both
-        ]
-        hear = any(SOUNDS in one["given"] for one in told)
-        run.metrics = differences(
-            [one.right[SYSTEM] for one in found],
-            [one.opposite[SYSTEM] for one in found],
-            probes.questions,
-            probes.clip_of,
-            paired,
-            sound_seconds(probes) if hear else None,
+        run.metrics = (_span_differences if what.grounding else _asked)(both, paired, bar)
+        groups_told = list(known) if what.grounding else list(FAMILIES)
+        names = [one["name"] for one in told]
+        run.status, run.note = _judged(run.metrics, what.about, names, groups_told)
+        for label, one in zip(SIDES, both):
+            run.metrics |= {f"{label}/{name}": value for name, value in one.cost().items()}
+        run.note += _what_differs(both) + only_a_look(
+            min(len(one.runs) for one in both), len(probes.ids)
         )
-        run.status, run.note = _judged(run.metrics, what.about, [one["name"] for one in told])
-        if apart := differing_parts(*(one.runs[0].model for one in both)):
-            run.note += f" They differ in what is frozen: {', '.join(apart)}."
-        run.note += only_a_look(min(len(one.runs) for one in both), len(probes.ids))
     return run.record()
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """One side, ready to be asked: its runs, the questions with its features, its settings."""
+def _asked(both: Sequence[Loaded], paired: bool, bar: tqdm) -> dict[str, dict]:
+    """Exact answers of both sides, as metrics."""
+    from vlmcourse.evaluation.asked import asked_seconds
+    from vlmcourse.evaluation.probes import ask_all
 
-    runs: list["TrainedSystem"]
-    probes: "Probes"
-    settings: dict
+    probes = both[0].probes
+    found = [
+        ask_all(x.models, x.probes, [SYSTEM], report=lambda _: bar.update(), seen_by=x.seen_by)
+        for x in both
+    ]
+    return differences(
+        [one.right[SYSTEM] for one in found],
+        [one.opposite[SYSTEM] for one in found],
+        probes.questions,
+        probes.clip_of,
+        paired,
+        asked_seconds(probes, any(SOUNDS in one.asked.streams for one in both)),
+    )
 
 
-def _loaded(side: Side, name: str, what: Comparison, split: "WorldSplit", progress: bool) -> Loaded:
-    from vlmcourse.devices import chosen_device
-    from vlmcourse.evaluation.asked import load_probes
-    from vlmcourse.training.data import located
+def _every(probes: "Probes", names: Sequence[str]) -> dict[str, np.ndarray]:
+    """All events, for every name: bool `[E]`."""
+    return {name: np.ones(len(probes.questions) // 2, dtype=bool) for name in names}
 
-    system = side.system or system_of(side.runs[0])
-    device, changes = chosen_device(what.device), read_options(side.options)
-    runs = load_runs(system, side.runs, device, what.foundations, changes)
-    model = runs[0].model
-    given = model.processor.given if side.given is None else read_given(side.given)
-    probes = load_probes(split, model, system, located(what.cache), what.clips, progress, given)
-    settings = {
-        "name": name,
-        "system": system,
-        "options": runs[0].options,
-        "runs": [str(run.folder) for run in runs],
-        "weights": [run.settings_hash for run in runs],
-        "frozen": frozen_parts(model),
-        "given": given_streams(given),
-    }
-    return Loaded(runs, probes, settings)
+
+def _span_differences(both: Sequence[Loaded], paired: bool, bar: tqdm) -> dict[str, dict]:
+    """Spans of both sides, as metrics: `a/NAME`, `b/NAME`, `difference/NAME`."""
+    from vlmcourse.evaluation.grounding import span_measures, true_spans
+    from vlmcourse.evaluation.grounding_command import predicted_spans
+
+    probes = both[0].probes
+    truth, bootstrap = true_spans(probes.stories), Bootstrap(probes.clip_of[::2])
+    sides = [span_measures(predicted_spans(x, [SYSTEM], None, bar)[SYSTEM], truth) for x in both]
+    found = {}
+    for name, every in _every(probes, SPAN_MEASURES).items():
+        pair = [values[name] for values in sides]
+        found |= {f"{side}/{name}": bootstrap.metric(v, every) for side, v in zip(SIDES, pair)}
+        found[f"{DIFFERENCE}/{name}"] = bootstrap.difference(*pair, every, paired)
+    return found
+
+
+def _what_differs(both: Sequence[Loaded]) -> str:
+    """Sentences for a note: frozen parts that are not the same, parts that one side trained."""
+    trained, note = both[0].trained | both[1].trained, ""
+    if apart := differing_parts(*(one.models[0] for one in both), trained):
+        note += f" They differ in what is frozen: {', '.join(apart)}."
+    if alone := sorted(both[0].trained ^ both[1].trained):
+        note += f" Trained by one of them only: {', '.join(alone).replace('_', ' ')}."
+    return note
+
+
+def _loaded(side: Side, name: str, split: "WorldSplit", sources: Sources, progress: bool) -> Loaded:
+    system, options = side.system or system_of(side.runs[0]), read_options(side.options)
+    found = load(system, side.runs, split, sources, side.given, options, progress)
+    return replace(found, settings={"name": name, **found.settings})
 
 
 def read_options(options: Sequence[str]) -> dict[str, Any]:
@@ -207,7 +218,7 @@ def differences(
         right, opposite: `[Sa, Q]` and `[Sb, Q]`, as in `probes.Answers`, of the same questions.
         clip_of: `[Q]` clip of each question.
         paired: both sides are the same runs, in the same order.
-        seconds: `[Q]` of `asked.sound_seconds`, if one of them hears.
+        seconds: `[Q]` of `asked.asked_seconds`.
 
     Returns:
         `a/GROUP`, `b/GROUP` and `difference/GROUP` (a less b), GROUP as in `scoring.score`; for the
@@ -226,11 +237,11 @@ def differences(
 
 
 def _judged(
-    metrics: Mapping[str, dict], about: Sequence[str], names: Sequence[str]
+    metrics: Mapping[str, dict], about: Sequence[str], names: Sequence[str], told: Sequence[str]
 ) -> tuple[str, str]:
     """Status and note: "ok" if the first is above the second in all that they are compared in."""
     above, below, level = [], [], []
-    for group in dict.fromkeys((*about, *FAMILIES)):
+    for group in dict.fromkeys((*about, *told)):
         value = metrics[f"{DIFFERENCE}/{group}"]
         if value["n"] and value["low"] is not None:
             (above if value["low"] > 0 else below if value["high"] < 0 else level).append(group)
@@ -244,6 +255,8 @@ def comparison_table(record: dict, kinds: bool = False) -> str:
     """Families (or kinds) and rates of false answers down; both sides and the difference across."""
     metrics = record["metrics"]
     names = [f"kind/{kind}" for kind in KINDS] if kinds else ["all", *FAMILIES, *HALLUCINATION]
+    if record["settings"].get("grounding"):
+        names = list(SPAN_MEASURES)
     heads = [*(record["settings"][side]["name"] for side in SIDES), "difference"]
     lines = [["questions", *heads], ["---", *["--:"] * len(heads)]]
     for name in names:
@@ -278,13 +291,15 @@ def main(argv: list[str] | None = None) -> int:
         )
         for side in SIDES
     )
-    what = Comparison(
-        a, b, tuple(args.about), args.split, args.clips, args.cache, args.foundations, args.device
+    sources = Sources(
+        args.split or args.data / "test", args.clips, args.cache, args.foundations, args.device
     )
+    about = tuple(args.about or [SPAN_MEASURES[0] if args.grounding else "all"])
+    what = Comparison(a, b, about, sources, args.grounding)
     path = args.record or Path("runs/evaluation/compare.json")
     record = compare(what, path, ["vlmcourse", "compare", *argv])
     tqdm.write(comparison_table(record))
-    if args.kinds:
+    if args.kinds and not args.grounding:
         tqdm.write("\n" + comparison_table(record, kinds=True))
     tqdm.write(f"\n{record['note']}\nrecord: {path}")
     return 0
@@ -316,13 +331,20 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--about",
         nargs="+",
-        default=["all"],
         metavar="FAMILY",
-        help="questions in which A has to be above B, or the record is negative (default: all)",
+        help="questions in which A has to be above B, or the record is negative (default: all; "
+        "with --grounding: mean_iou)",
     )
-    add("--split", type=Path, default=Comparison.split, help="default: %(default)s")
+    add("--grounding", action="store_true", help="compare the spans that both give to events")
+    add(
+        "--data",
+        type=Path,
+        default=Sources.split.parent,
+        help="folder of splits, of which `test` is asked about (default: %(default)s)",
+    )
+    add("--split", type=Path, help="folder of another split to ask about")
     add("--clips", type=int, help="use the first so many clips only")
-    add("--cache", type=Path, default=Comparison.cache, help="frozen features (%(default)s)")
+    add("--cache", type=Path, default=Sources.cache, help="frozen features (%(default)s)")
     add("--foundations", type=Path, help="folder of the frozen parts (default: the shipped ones)")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=1, help="torch threads (default: 1, as runs are small)")

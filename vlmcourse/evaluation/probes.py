@@ -19,9 +19,9 @@ from vlmcourse.evaluation.asked import (
     Probes,
     Streams,
     as_streams,
+    asked_seconds,
     constant_answers,
     load_probes,
-    sound_seconds,
     with_opposites,
 )
 from vlmcourse.evaluation.conditions import (
@@ -31,18 +31,21 @@ from vlmcourse.evaluation.conditions import (
     FROZEN,
     OWN_LAYOUT,
     SOUNDS,
+    SUBTITLES,
     SYSTEM,
     TRAINED,
+    WITHOUT_MEDIA,
 )
-from vlmcourse.evaluation.rows import blind_rows, rows_without_places, told_rows, video_rows
+from vlmcourse.evaluation.rows import rows_without_media, video_rows
+from vlmcourse.evaluation.subtitles import with_changed_cues
 from vlmcourse.systems.base import VideoLanguageModel
 from vlmcourse.systems.batch import Media, collate, stack_media
 from vlmcourse.systems.processor import Clip
-from vlmcourse.world.language import Question, event_list, storyboard
+from vlmcourse.world.language import Question
 
 __all__ = [
-    "CONDITIONS", "CONTROLS", "Answers", "Asker", "Probes", "ask_all", "constant_answers",
-    "exact_answers", "generated_answers", "load_probes", "shown", "sound_seconds", "video_rows",
+    "CONDITIONS", "CONTROLS", "Answers", "Asker", "Probes", "ask_all", "asked_seconds",
+    "constant_answers", "exact_answers", "generated_answers", "load_probes", "shown", "video_rows",
     "with_opposites",
 ]  # fmt: skip
 
@@ -73,6 +76,8 @@ def shown(probes: Probes, condition: str, seed: int = 0) -> tuple[list[Clip], li
             _changed(one, heard, lambda f, i=i: f[wrong_order(len(f), [seed, i])])
             for i, one in enumerate(streams)
         ]
+    if condition in SUBTITLES:
+        return with_changed_cues(clips, condition), streams
     if condition == "other_clip":
         return clips[half:] + clips[:half], streams[half:] + streams[:half]
     if condition == "other_sound":
@@ -155,15 +160,26 @@ def _stacked(media: Sequence[Media | None]) -> Media | None:
     return stack_media([media[row] for row in there], None if len(there) == len(media) else there)
 
 
+GREEDY = {"temperature": 0.0, "num_beams": 1, "repetition_penalty": 1.0}
+
+
 def generated_answers(
-    model: VideoLanguageModel, probes: Probes, max_new_tokens: int = 16
+    model: VideoLanguageModel,
+    probes: Probes,
+    max_new_tokens: int = 16,
 ) -> list[list[str]]:
-    """The same by real generation: what greedy decoding says to every question, clip by clip."""
+    """The same by real generation: what greedy decoding says to every question, clip by clip.
+
+    Args:
+        max_new_tokens: of every answer.
+    """
     said = []
     for asked, clip, streams in zip(probes.asked, probes.clips, probes.streams, strict=True):
         watched = model.remember(streams, clip)
         questions = [question.text for question in asked]
-        said.append(model.answer(watched, questions, max_new_tokens=max_new_tokens))
+        said.append(
+            model.answer(watched, questions, **{**GREEDY, "max_new_tokens": max_new_tokens})
+        )
     return said
 
 
@@ -179,17 +195,28 @@ class Asker:
         self.probes, self.permutations = probes, permutations
         self._rows: dict[str, list[TokenRow]] = {}
 
-    def ask(self, model: VideoLanguageModel, condition: str) -> np.ndarray:
-        """Share of tries, float `[Q]`, in which each question was answered exactly."""
+    def ask(
+        self,
+        model: VideoLanguageModel,
+        condition: str,
+        streams: Sequence[Streams] | None = None,
+    ) -> np.ndarray:
+        """Share of tries, float `[Q]`, in which each question was answered exactly.
+
+        Args:
+            model: the trained system; for a condition of `FROZEN`, one with the frozen language
+                model.
+            streams: the features that this model has of the clips, if not those of the probes.
+        """
         if condition not in (*TRAINED, *FROZEN):
             raise ValueError(f"condition {condition!r} asks no model")
-        if condition in ("no_video", *FROZEN):
+        if condition in WITHOUT_MEDIA:
             return exact_answers(model, self._laid_out(model, condition)).astype(np.float64)
+        probes = self.probes if streams is None else replace(self.probes, streams=list(streams))
         tries = self.permutations if condition.startswith("shuffled") else 1
         rows = self._laid_out(model, condition if condition in OWN_LAYOUT else SYSTEM)
         found = [
-            exact_answers(model, rows, *shown(self.probes, condition, seed))
-            for seed in range(tries)
+            exact_answers(model, rows, *shown(probes, condition, seed)) for seed in range(tries)
         ]
         return np.mean(found, axis=0)
 
@@ -199,13 +226,8 @@ class Asker:
         return self._rows[layout]
 
     def _lay_out(self, model: VideoLanguageModel, layout: str) -> list[TokenRow]:
-        if layout == "no_video":
-            return rows_without_places(model, self.probes)
-        if layout == "blind":
-            return blind_rows(model, self.probes)
-        if layout in FROZEN:
-            tell = event_list if layout == "text_events" else storyboard
-            return told_rows(model, self.probes, tell)
+        if layout in WITHOUT_MEDIA:
+            return rows_without_media(model, self.probes, layout)
         return video_rows(model, self.probes, shown(self.probes, layout)[0])
 
 
@@ -232,6 +254,8 @@ def ask_all(
     fitted: Sequence[Question] = (),
     permutations: int = 3,
     report: Callable[[str], None] = lambda text: None,
+    frozen: VideoLanguageModel | None = None,
+    seen_by: Callable[[VideoLanguageModel, Probes], list[Streams]] | None = None,
 ) -> Answers:
     """Ask every question under every condition.
 
@@ -240,6 +264,10 @@ def ask_all(
         conditions: of `CONDITIONS`.
         fitted: questions that `majority` is fitted on.
         report: told the name of each condition that was asked of a run.
+        frozen: holds the frozen language model (`runs.frozen_language_model`); None takes the first
+            run, which will do if none of them trained its language model.
+        seen_by: the features that a run has of the clips, where each has encoders of its own
+            (`asked.seen_by`); `probes` then holds those of the first run.
     """
     doubled, own, partners = with_opposites(probes)
     questions, asker = doubled.questions, Asker(doubled, permutations)
@@ -248,10 +276,15 @@ def ask_all(
         if name in found:
             found[name].append(constant_answers(source, questions).astype(np.float64))
     for number, model in enumerate(models):
+        streams = None if seen_by is None or number == 0 else seen_by(model, probes)
         for name in conditions:
-            if name in TRAINED or (name in FROZEN and number == 0):
-                found[name].append(asker.ask(model, name))
-                report(name)
+            if name in TRAINED:
+                found[name].append(asker.ask(model, name, streams))
+            elif name in FROZEN and number == 0:
+                found[name].append(asker.ask(frozen or model, name))
+            else:
+                continue
+            report(name)
     answers = Answers({}, {})
     for name, runs in found.items():
         said = np.stack(runs)  # [S, Q + F]

@@ -1,23 +1,14 @@
 """Token rows of the probes: all questions of a clip in one packed row, with places or without."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-from vlmcourse.conversation import (
-    IGNORED,
-    TEXT,
-    Expand,
-    Places,
-    Text,
-    TokenRow,
-    ask,
-    lay_out,
-    pack,
-    tokenise,
-)
+from vlmcourse.conversation import Conversation, Piece, Places, TokenRow, ask, lay_out, tokenise
 from vlmcourse.evaluation.asked import Probes
-from vlmcourse.parts.packing import PREFIX
+from vlmcourse.row_packing import pack
 from vlmcourse.systems.base import VideoLanguageModel
-from vlmcourse.systems.processor import Clip
+from vlmcourse.systems.processor import Clip, Processor
+from vlmcourse.world.language import event_list, storyboard
 from vlmcourse.world.story import Story
 
 
@@ -30,65 +21,60 @@ def video_rows(model: VideoLanguageModel, probes: Probes, clips: Sequence[Clip])
     processor, rows = model.processor, []
     for asked, clip in zip(probes.asked, clips, strict=True):
         apart = [
-            processor.row(ask(q.text, q.answer), clip, processor.answer_template) for q in asked
+            processor.row(ask(q.text, q.answer, marker(clip)), clip, processor.answer_template)
+            for q in asked
         ]
-        without = all(kind == TEXT for kind in apart[0].kinds)
-        rows.append(pack_text(apart) if without else pack(apart))
+        rows.append(pack(apart))
     return rows
 
 
-def rows_without_places(model: VideoLanguageModel, probes: Probes) -> list[TokenRow]:
-    """As `video_rows`, but only the marks around a video are left of it, if there are any."""
-
-    def expand_for(clip: Clip) -> Expand:
-        expand = model.processor.expand
-        return lambda kind: [p for p in expand(kind, clip) if not isinstance(p, Places)]
-
-    return text_rows(model, probes, [expand_for(clip) for clip in probes.clips])
+def marker(clip: Clip) -> str:
+    """What stands in a question for its clip."""
+    return "<image>\n" if clip.is_picture else "<video>\n"
 
 
-def blind_rows(model: VideoLanguageModel, probes: Probes) -> list[TokenRow]:
-    """Rows with questions and nothing else."""
-    return text_rows(model, probes, [lambda kind: ()] * len(probes.asked))
+def rows_without_media(model: VideoLanguageModel, probes: Probes, condition: str) -> list[TokenRow]:
+    """One packed row a clip, with text alone.
+
+    Args:
+        condition: of `conditions.WITHOUT_MEDIA`: "blind" leaves nothing of a clip, "no_video" its
+            marks and times, if there are any, but not what is said in it; the others tell the truth
+            in the place of the video.
+    """
+    return [
+        pack(
+            [
+                _text_row(
+                    model.processor, condition, ask(q.text, q.answer, marker(clip)), clip, story
+                )
+                for q in asked
+            ]
+        )
+        for asked, clip, story in zip(probes.asked, probes.clips, probes.stories, strict=True)
+    ]
 
 
-def told_rows(
-    model: VideoLanguageModel, probes: Probes, tell: Callable[[Story], str]
+def prompts_without_media(
+    model: VideoLanguageModel, probes: Probes, condition: str
 ) -> list[TokenRow]:
-    """Rows in which the true text of a clip stands in the place of the video."""
-
-    def expand_for(story: Story) -> Expand:
-        return lambda kind: (Text(tell(story) + " "),)
-
-    return text_rows(model, probes, [expand_for(story) for story in probes.stories])
-
-
-def text_rows(
-    model: VideoLanguageModel, probes: Probes, expands: Sequence[Expand]
-) -> list[TokenRow]:
-    """One packed row a clip without places for media; `expands` says what stands there instead."""
-    processor, rows = model.processor, []
-    for asked, expand in zip(probes.asked, expands, strict=True):
-        one_by_one = []
-        for question in asked:
-            conversation = ask(question.text, question.answer)
-            pieces = lay_out(conversation, processor.answer_template, expand)
-            one_by_one.append(tokenise(pieces, processor.tokenizer))
-        rows.append(pack_text(one_by_one))
-    return rows
+    """The same as one prompt a question, unpacked and without its answer."""
+    return [
+        _text_row(model.processor, condition, ask(q.text, None, marker(clip)), clip, story)
+        for asked, clip, story in zip(probes.asked, probes.clips, probes.stories, strict=True)
+        for q in asked
+    ]
 
 
-def pack_text(rows: Sequence[TokenRow]) -> TokenRow:
-    """As `conversation.pack`, for rows without media: what all begin with stands there once."""
-    trained = [next(i for i, x in enumerate(row.labels) if x != IGNORED) for row in rows]
-    shared = min(trained) - 1  # the token before the first trained one is each row's own
-    while any(row.ids[:shared] != rows[0].ids[:shared] for row in rows):
-        shared -= 1
-    ids, labels, kinds = (list(x[:shared]) for x in (rows[0].ids, rows[0].labels, rows[0].kinds))
-    segments = [PREFIX] * shared
-    for number, row in enumerate(rows, start=1):
-        ids += row.ids[shared:]
-        labels += row.labels[shared:]
-        kinds += row.kinds[shared:]
-        segments += [number] * (len(row) - shared)
-    return TokenRow(ids, labels, kinds, segments)
+def _text_row(
+    processor: Processor, condition: str, conversation: Conversation, clip: Clip, story: Story
+) -> TokenRow:
+    template, silent = processor.answer_template, replace(clip, cues=())
+    if condition != "no_video":
+        tell = {"blind": lambda _: "", "events": event_list, "storyboard": storyboard}
+        told = tell[condition.rpartition("_")[2]](story)
+        return processor.text_row(conversation, told, template)
+
+    def expand(kind: str) -> list[Piece]:
+        return [p for p in processor.expand(kind, silent) if not isinstance(p, Places)]
+
+    return tokenise(lay_out(conversation, template, expand), processor.tokenizer)

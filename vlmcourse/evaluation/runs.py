@@ -1,6 +1,6 @@
 """Trained runs of one system, one a seed, ready to be asked together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vlmcourse.systems.base import VideoLanguageModel
     from vlmcourse.trained import TrainedSystem
 
+LANGUAGE_MODEL = "language_model"
 FEWEST_RUNS, FEWEST_CLIPS = 3, 300
 """Below these a number is for a look, not for a claim."""
 
@@ -63,19 +64,70 @@ def system_of(path: Path) -> str:
     return system
 
 
-def frozen_parts(model: "VideoLanguageModel") -> str:
-    """A fingerprint of encoders and language model, which all runs and controls share."""
+def trained_names(run: "TrainedSystem") -> list[str]:
+    """Names of the parameters that were trained, in the run's last stage or one before it."""
+    from vlmcourse.training.weights import read_stage
+
+    return list(read_stage(run.folder).tensors)
+
+
+def trained_parts(run: "TrainedSystem") -> set[str]:
+    """Names of the encoders, and "language_model", that hold trained parameters."""
+    parts = {"vision_encoder", LANGUAGE_MODEL, *run.model.frozen_encoders()}
+    return parts & {name.split(".")[0] for name in trained_names(run)}
+
+
+def encoders_trained(run: "TrainedSystem") -> bool:
+    """Whether a run has encoders of its own, whose features no cache may hold; or none at all."""
+    encoders = {n for n, part in run.model.frozen_encoders().items() if part is not None}
+    return not encoders or bool(trained_parts(run) - {LANGUAGE_MODEL})
+
+
+def frozen_language_model(
+    model: "VideoLanguageModel", foundations: Path | None = None
+) -> "VideoLanguageModel":
+    """The language model of the foundations, as nothing trained it, behind a system's own template.
+
+    It has no encoder and no connector: it can be asked with text only.
+
+    Args:
+        model: whose processor lays the text out, and whose device is taken.
+        foundations: folder of the frozen parts instead of the shipped ones.
+
+    Raises:
+        UserError: there is no language model in the folder.
+    """
+    from vlmcourse.backbones.foundations import FOUNDATIONS
+    from vlmcourse.backbones.language_model import load_language_model
+    from vlmcourse.systems.base import VideoLanguageModel
+
+    folder = FOUNDATIONS if foundations is None else Path(foundations)
+    language_model = load_language_model(folder / LANGUAGE_MODEL)
+    return VideoLanguageModel(language_model, None, model.processor).to(model.device).eval()
+
+
+def frozen_parts(run: "TrainedSystem") -> str:
+    """A fingerprint of the encoders and the language model that no training touched: what all runs
+    and controls share."""
     from vlmcourse.training.weights import fingerprint
 
-    parts = {**model.frozen_encoders(), "language_model": model.language_model}
-    tensors = {f"{n}.{k}": v for n, part in parts.items() for k, v in part.state_dict().items()}
+    model, trained = run.model, trained_parts(run)
+    parts = {**model.frozen_encoders(), LANGUAGE_MODEL: model.language_model}
+    kept = {n: part for n, part in parts.items() if part is not None and n not in trained}
+    tensors = {f"{n}.{k}": v for n, part in kept.items() for k, v in part.state_dict().items()}
     return fingerprint(tensors)
 
 
-def differing_parts(a: "VideoLanguageModel", b: "VideoLanguageModel") -> list[str]:
+def differing_parts(
+    a: "VideoLanguageModel", b: "VideoLanguageModel", trained: Collection[str] = ()
+) -> list[str]:
     """Frozen parts that both have and that are not the same; rows that a system added to the
-    vocabulary do not count."""
-    names = ("vision_encoder", "language_model")
+    vocabulary do not count.
+
+    Args:
+        trained: parts that one of them trained, which are no frozen ones.
+    """
+    names = [name for name in ("vision_encoder", LANGUAGE_MODEL) if name not in trained]
     pairs = {name: (getattr(a, name), getattr(b, name)) for name in names}
     return [
         name.replace("_", " ")

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vlmcourse.evaluation.conditions import BLIND, CONDITIONS, EYES, LACKS, SYSTEM, needed
+from vlmcourse.evaluation.conditions import (
+    BLIND,
+    CONDITIONS,
+    EYES,
+    LACKS,
+    RETENTION,
+    SYSTEM,
+    needed,
+)
 from vlmcourse.intervals import tidy, wilson
 from vlmcourse.records import metric_text
 from vlmcourse.world.language import FAMILIES, KINDS, Question
@@ -159,10 +167,10 @@ def groups(questions: Sequence[Question]) -> dict[str, np.ndarray]:
 
 
 def second_groups(questions: Sequence[Question], seconds: np.ndarray) -> dict[str, np.ndarray]:
-    """Questions about one sound by the second at which it is: "second/sound_when/3" -> bool `[Q]`.
+    """Questions about an event or a sound by its second: "second/when/3" -> bool `[Q]`.
 
     Args:
-        seconds: `[Q]`, as `probes.sound_seconds` gives them.
+        seconds: `[Q]`, as `probes.asked_seconds` gives them.
     """
     kind = np.array([q.kind for q in questions])
     asked = sorted({(k, s) for k, s in zip(kind.tolist(), seconds.tolist()) if s >= 0})
@@ -190,13 +198,14 @@ def score(
     Args:
         answers: condition -> `[S, Q]`, the `right` of `probes.Answers`.
         opposite: condition -> `[S, Q]`, the `opposite` of the same.
-        seconds: `[Q]` of `probes.sound_seconds`, for a system that hears.
+        seconds: `[Q]` of `probes.asked_seconds`.
 
     Returns:
         `CONDITION/GROUP`, such as "system/order" or "blind/kind/first"; for every control
         `gain_over_CONTROL/GROUP`: the system less the control on the same questions (paired), for
-        all groups but kinds; `CONDITION/RATE` for the rates of `HALLUCINATION`; and
-        `system/second/KIND/SECOND`.
+        all groups but kinds; `CONDITION/RATE` for the rates of `HALLUCINATION`;
+        `system/second/KIND/SECOND`; and `retention/events/GROUP`, `retention/storyboard/GROUP`: the
+        trained language model told the truth in words less the frozen one (paired).
     """
     bootstrap, sets = Bootstrap(clip_of), groups(questions)
     found = {
@@ -207,6 +216,12 @@ def score(
     for condition, said in (opposite or {}).items():
         for name, chosen in hallucination_groups(questions).items():
             found[f"{condition}/{name}"] = bootstrap.metric(said, chosen)
+    for form, (told, text) in RETENTION.items():
+        if told in answers and text in answers:
+            kept = answers[told] - answers[text]  # the frozen one answers once for all runs
+            found |= {
+                f"retention/{form}/{n}": bootstrap.metric(kept, x, True) for n, x in sets.items()
+            }
     if SYSTEM not in answers:
         return found
     if seconds is not None:
@@ -258,6 +273,23 @@ def judgement(metrics: Mapping[str, dict], evidence: frozenset[str] = EYES) -> J
             which = found.partly if needs & evidence else found.leaks
             (found.beaten if needs <= evidence else which).append(family)
     return found
+
+
+def retained(metrics: Mapping[str, dict]) -> str:
+    """A sentence for a note: what the trained language model lost, told the truth in words.
+
+    "" where that was not measured.
+    """
+    told = []
+    for form in RETENTION:
+        if (whole := metrics.get(f"retention/{form}/all")) is None or whole["mean"] is None:
+            continue
+        each = {name: metrics[f"retention/{form}/{name}"] for name in FAMILIES}
+        lost = [n for n, value in each.items() if value["high"] is not None and value["high"] < 0]
+        told.append(
+            f"{form} {100 * whole['mean']:+.1f} points (lost: {', '.join(lost) or 'nothing'})"
+        )
+    return f" Text retention: {'; '.join(told)}." if told else ""
 
 
 def probe_table(record: dict, kinds: bool = False) -> str:
@@ -330,7 +362,7 @@ def variant_values(
 
 
 def second_values(record: dict, kind: str, condition: str = SYSTEM) -> dict[str, dict]:
-    """Accuracy of a kind of question by the second of its sound: "3 s" -> metric, in order."""
+    """Accuracy of a kind of question by the second it is about: "3 s" -> metric, in order."""
     start = f"{condition}/second/{kind}/"
     found = {n.removeprefix(start): v for n, v in record["metrics"].items() if n.startswith(start)}
     return {f"{second} s": found[second] for second in sorted(found, key=int)}

@@ -13,6 +13,7 @@ KINDS = {
     "picture": ("#f6c667", "picture"),
     "sound": ("#7fd1b9", "sound"),
     "time": ("#e3afca", "time"),
+    "said": ("#cbb8e6", "what is said"),
     "special": ("#c7d2e3", "special"),
     "answer": ("#8ec1e8", "answer (trained)"),
 }

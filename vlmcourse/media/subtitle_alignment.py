@@ -1,10 +1,12 @@
-"""Which subtitle text stands behind which sampled frame: MiniGPT4-video's rule, a pure function.
+"""Which subtitle text stands behind which sampled frame: MiniGPT4-video's rule, pure functions.
 
-Every frame of the video is visited. What is being said there is collected, and handed out at the
-next sampled frame: a frame carries what was said since the sampled frame before it.
+A frame carries what was said since the sampled frame before it. `spoken_by_frame` says this in a
+few lines; `minigpt4_video_captions` repeats what the official code makes of it, in its three modes:
+every frame of the video is visited, what is being said there is collected, and handed out at the
+next sampled frame.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,6 +15,40 @@ from vlmcourse.media.subtitles import Cue
 
 # (texts on screen, text collected so far, text handed out last, texts already used) -> what to add
 _Chooser = Callable[[list[str], str, str, set[str]], str]
+
+_SAME_MOMENT_S = 1e-3
+"""Subtitles are written in milliseconds, and times of frames are float32."""
+
+
+def spoken_by_frame(
+    cues: Sequence[Cue], times_s: Sequence[float], word_budget: int | None = None
+) -> list[tuple[str, ...]]:
+    """Give each sampled frame the texts that began since the frame before it.
+
+    Differs from the official code (`minigpt4_video_captions`): nothing that is said gets lost. A
+    text that is said twice stands there twice, texts that overlap both do, and what is said behind
+    the last sampled frame goes to that frame. Words are counted as they are, and no text crosses
+    the budget: from the first that would, all are left out.
+
+    Args:
+        cues: in any order.
+        times_s: `[T]` ascending second of each sampled frame; of equal ones the first speaks.
+        word_budget: most words of all texts together; None for no limit.
+
+    Returns:
+        for each frame its texts on one line each, in order of time.
+    """
+    spoken: list[list[str]] = [[] for _ in times_s]
+    last = bisect_left(times_s, times_s[-1]) if len(times_s) else 0
+    words = 0
+    for cue in sorted(cues, key=lambda cue: cue.start_s) if spoken else ():
+        text = " ".join(cue.text.split())
+        words += len(text.split())
+        if word_budget is not None and words > word_budget:
+            break
+        frame = bisect_left(times_s, cue.start_s - _SAME_MOMENT_S)
+        spoken[min(frame, last)].append(text)
+    return [tuple(texts) for texts in spoken]
 
 
 def minigpt4_video_captions(
@@ -148,3 +184,4 @@ _CHOOSERS: dict[str, _Chooser] = {
     "train": _choose_words,
     "evaluate": _choose_first_new,
 }
+CAPTION_MODES = tuple(_CHOOSERS)

@@ -1,4 +1,4 @@
-"""SubRip (.srt) and WebVTT (.vtt) subtitles to a list of timed lines.
+"""SubRip (.srt) and WebVTT (.vtt) subtitles to a list of timed lines, and back to WebVTT.
 
 Read strictly: a cue whose times cannot be understood is an error with the number of its line, never
 a silent gap. (pysubs2, which reads many more formats, loses a spoken number at the end of a WebVTT
@@ -8,14 +8,12 @@ cue and adds the name of the next cue to it; hence a reader of our own.)
 import codecs
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlmcourse.media.errors import SubtitleError
 from vlmcourse.media.opening import check_file
-
-SUFFIXES = (".srt", ".vtt")
 
 _SRT_TIME = r"(\d{1,3}):(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _VTT_TIME = r"(?:(\d{1,4}):)?(\d{2}):(\d{2})\.(\d{3})"
@@ -75,21 +73,25 @@ def read_subtitles(path: str | Path, *, encoding: str | None = None) -> list[Cue
     return sorted(spoken, key=lambda cue: (cue.start_s, cue.end_s))
 
 
-def find_subtitles(video_path: str | Path) -> Path | None:
-    """Return the subtitles beside a video: `name.srt`, `name.vtt` or, with language, `name.en.vtt`.
+def vtt_text(cues: Iterable[Cue], note: str = "") -> str:
+    """Cues as a WebVTT file that `read_subtitles` reads back, to the millisecond.
 
-    Returns:
-        The first that exists, or None.
+    Args:
+        note: lines for a comment at the head of the file, which readers pass over.
     """
-    video = Path(video_path)
-    for suffix in SUFFIXES:
-        if video.with_suffix(suffix).is_file():
-            return video.with_suffix(suffix)
-    if not video.parent.is_dir():
-        return None
-    tagged = re.compile(re.escape(video.stem) + r"\.[A-Za-z]{2,3}(?:-\w+)?$")
-    names = sorted(entry for entry in video.parent.iterdir() if entry.suffix in SUFFIXES)
-    return next((entry for entry in names if tagged.match(entry.stem)), None)
+    blocks = ["WEBVTT"]
+    if note:
+        blocks.append(f"NOTE\n{note}")
+    for cue in cues:
+        lines = (line for line in cue.text.split("\n") if line.strip())  # an empty one ends a cue
+        text = html.escape("\n".join(lines), quote=False)
+        blocks.append(f"{_vtt_time(cue.start_s)} --> {_vtt_time(cue.end_s)}\n{text}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _vtt_time(seconds: float) -> str:
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}.{thousandths:03}"
 
 
 def _cues(path: str | Path, lines: list[str], kind: str) -> Iterator[Cue]:

@@ -86,6 +86,42 @@ def normalise_frames(
     return (values - values.new_tensor(mean).view(shape)) / values.new_tensor(std).view(shape)
 
 
+def normalise_and_crop(
+    frames: Tensor,
+    size: int,
+    mean: tuple[float, ...] = CLIP_MEAN,
+    std: tuple[float, ...] = CLIP_STD,
+) -> Tensor:
+    """Normalise, scale the short side to `size`, and keep the square in the middle.
+
+    Bilinear without antialiasing, so fine detail flickers where frames shrink. The long side is
+    rounded down; half a pixel of the cut is rounded to the even number, as Python does.
+
+    Official: csbhr/Vivid-VR@38c736a:VRDiT/cogvlm2-llama3-caption/modeling_cogvlm.py
+    (CogVLM2-Video's `build_conversation_input_ids`).
+
+    Args:
+        frames: `[3, T, H, W]` integers 0..255.
+        size: rows and columns of the result.
+        mean, std: one number a colour.
+
+    Returns:
+        `[3, T, size, size]` float32.
+    """
+    height, width = frames.shape[-2:]
+    if width < height:
+        rows, columns = math.floor(height / width * size), size
+    else:
+        rows, columns = size, math.floor(width / height * size)
+    top, left = round((rows - size) / 2), round((columns - size) / 2)
+    squares = []
+    for part in frames.split(_AT_A_TIME, dim=1):
+        part = normalise_frames(part, mean, std)
+        part = interpolate(part, (rows, columns), mode="bilinear", align_corners=False)
+        squares.append(part[..., top : top + size, left : left + size])
+    return torch.cat(squares, dim=1)
+
+
 def crop_and_resize(frames: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
     """Cut one box out of all frames and make it square, bicubic, without antialiasing.
 

@@ -17,8 +17,11 @@ from torch import Tensor
 
 from vlmcourse.reference import (
     blip2_qformer_units,
+    cogvlm2_system_units,
+    cogvlm2_units,
     eva_vit_units,
     imagebind_units,
+    minigpt4_video_units,
     table_units,
     video_chatgpt_units,
     video_llama_units,
@@ -40,8 +43,11 @@ def checks() -> dict[str, Check]:
     table: dict[str, Check] = {}
     for module in (
         blip2_qformer_units,
+        cogvlm2_system_units,
+        cogvlm2_units,
         eva_vit_units,
         imagebind_units,
+        minigpt4_video_units,
         table_units,
         video_chatgpt_units,
         video_llama_units,

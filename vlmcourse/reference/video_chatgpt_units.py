@@ -28,7 +28,6 @@ from vlmcourse.conversation import (
     Special,
     Turn,
     lay_out,
-    length_counted_labels,
     prompt_text,
     read_conversation,
     tokenise,
@@ -47,6 +46,7 @@ from vlmcourse.systems.video_chatgpt import (
     VideoChatGPT,
     VideoChatGPTConfig,
 )
+from vlmcourse.systems.video_chatgpt_labels import length_counted_labels
 
 
 def check_pooling(unit: Unit) -> Iterator[Row]:

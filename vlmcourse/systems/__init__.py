@@ -48,9 +48,45 @@ def _video_llama(
     return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
 
 
+def _cogvlm2(
+    preset: str, device: str, foundations: Path | None, **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.systems import cogvlm2 as system
+    from vlmcourse.systems.cogvlm2_config import IMAGE_CONFIG, WORLD_IMAGE_CONFIG
+
+    if preset == "paper":
+        return system.build_paper(device, with_options(IMAGE_CONFIG, options))
+    return system.build_world(device, foundations, with_options(WORLD_IMAGE_CONFIG, options))
+
+
+def _cogvlm2_video(
+    preset: str, device: str, foundations: Path | None, **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.systems import cogvlm2 as system
+    from vlmcourse.systems.cogvlm2_config import VIDEO_CONFIG, WORLD_VIDEO_CONFIG
+
+    if preset == "paper":
+        return system.build_paper(device, with_options(VIDEO_CONFIG, options))
+    return system.build_world(device, foundations, with_options(WORLD_VIDEO_CONFIG, options))
+
+
+def _minigpt4_video(
+    preset: str, device: str, foundations: Path | None, **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.systems import minigpt4_video as system
+
+    if preset == "paper":
+        config = system.paper_config(options.get("layout", "llama2"))
+        return system.build_paper(device, with_options(config, options))
+    return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
+
+
 CONSTRUCTORS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "video_chatgpt": _video_chatgpt,
     "video_llama": _video_llama,
+    "cogvlm2": _cogvlm2,
+    "cogvlm2_video": _cogvlm2_video,
+    "minigpt4_video": _minigpt4_video,
 }
 
 

@@ -262,16 +262,19 @@ class VideoLanguageModel(nn.Module):
         )
 
     @torch.no_grad()
-    def watch(self, path: str | Path, given: Given | None = None) -> Watched:
+    def watch(
+        self, path: str | Path, given: Given | None = None, cues: Sequence[Any] | None = None
+    ) -> Watched:
         """Read a video file and compute its features once.
 
         Args:
             given: what of it the model is given; None means what its processor says.
+            cues: subtitles instead of those it finds (`Processor.reads_subtitles`).
 
         Raises:
             MediaError: a bad file.
         """
-        clip = self.processor.read(path)
+        clip = self.processor.read(path, **({} if cues is None else {"cues": tuple(cues)}))
         if given is not None:
             clip = replace(clip, given=given)
         wanted = (clip.given.pictures, clip.given.sounds)

@@ -82,6 +82,8 @@ class Processor:
 
     Attributes:
         given: what of a video the model is given unless it is told otherwise.
+        reads_subtitles: whether cues reach the model; `read` then takes `cues=None` too, subtitles
+            to use instead of those that `read_cues` finds.
         layout_only: names of settings that change rows of tokens, but neither what `read` takes
             from a file nor frozen features of it: features in a cache stay good when they change.
 
@@ -93,6 +95,7 @@ class Processor:
     """
 
     given: Given = Given()
+    reads_subtitles: bool = False
     layout_only: tuple[str, ...] = ()
 
     stop_sequences: tuple[tuple[int, ...], ...] = ()
@@ -119,9 +122,15 @@ class Processor:
 
         Args:
             draw: a random number; the clip depends on nothing else.
-            form: of the sample, "conversation", "caption" or "prompted_caption".
+            form: of the sample, "conversation", "caption" or "prompted_caption" (a text has no
+                file).
         """
         return self.read(path)
+
+    @property
+    def draws(self) -> bool:
+        """Whether reading for training leaves anything to chance."""
+        return type(self).read_for_training is not Processor.read_for_training
 
     def read_cues(self, path: str | Path) -> tuple[Any, ...]:
         """Subtitle cues of a video file, if the system reads them. They are never cached: `read`
@@ -147,6 +156,24 @@ class Processor:
         pieces = lay_out(
             conversation, template or self.template, lambda kind: self.expand(kind, clip)
         )
+        return tokenise(pieces, self.tokenizer, max_length)
+
+    def text_row(
+        self,
+        conversation: Conversation,
+        description: str = "",
+        template: Template | None = None,
+        max_length: int | None = None,
+    ) -> TokenRow:
+        """Ids, labels and kinds of a conversation without media: language data.
+
+        Args:
+            conversation: `description` takes the place of its marker, as a video would.
+            description: may be empty; nothing stands there then.
+            template, max_length: as `row`.
+        """
+        told = (Text(description),) if description else ()
+        pieces = lay_out(conversation, template or self.template, lambda kind: told)
         return tokenise(pieces, self.tokenizer, max_length)
 
     def caption_row(

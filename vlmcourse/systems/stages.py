@@ -1,10 +1,14 @@
 """What a stage trains, as data; and the functions that freeze, count and collect accordingly."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
+
+TOLD_IF_SET = {"told": "if set"}
+"""Metadata of a setting that is younger than finished runs: where it has its default, it is left
+out of what decides a stage's weights, so that those runs stay good."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,8 @@ class Stage:
         name: the paper's word.
         trains: patterns of parameter names (`fnmatch`: `*`, `?`); everything else is frozen.
         data: what it is trained on.
-        init_from: the stage whose weights it starts from, None for the first.
+        init_from: the stage whose weights it starts from, None for the first. "SYSTEM/RECIPE/STAGE"
+            is one of another recipe or system, from its run of the same seed.
         learning_rate, min_learning_rate: highest rate, and the one that the schedule ends at.
         warmup_ratio: share of all steps in which the rate rises in a line; `warmup_steps` takes its
             place where it is not None.
@@ -31,6 +36,11 @@ class Stage:
         precision: as Lightning names it.
         max_length: longest row in tokens.
         source: paper section or file the numbers come from.
+        rate_factors: patterns of names of parameters that learn at another rate, and by what their
+            rates (all of the schedule) are multiplied: `{"vision_encoder.*": 0.1}`. The longest
+            pattern that matches a name counts; all others learn at the rate itself.
+        init_without: patterns of names that are not handed over from `init_from`: what only one of
+            two systems has, or what is to begin anew.
     """
 
     name: str
@@ -54,6 +64,8 @@ class Stage:
     max_length: int | None = None
     source: str = ""
     extras: dict[str, float] = field(default_factory=dict)
+    rate_factors: dict[str, float] = field(default_factory=dict, metadata=TOLD_IF_SET)
+    init_without: tuple[str, ...] = field(default=(), metadata=TOLD_IF_SET)
 
 
 def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -81,6 +93,34 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         if trains:
             chosen.append(name)
     return chosen
+
+
+def rate_factor_of(model: nn.Module, factors: Mapping[str, float]) -> dict[str, float]:
+    """By what the learning rate of each trainable parameter is multiplied, by name.
+
+    Args:
+        model: after `set_trainable`.
+        factors: as `Stage.rate_factors`.
+
+    Raises:
+        ValueError: a factor is not above 0, or a pattern matches nothing that trains.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for pattern, factor in factors.items():
+        if not factor > 0:
+            raise ValueError(
+                f"the rate factor of {pattern!r} is {factor}: leave it out of `trains`"
+            )
+        if not fnmatch.filter(names, pattern):
+            tops = sorted({name.split(".")[0] for name in names})
+            raise ValueError(
+                f"no parameter that trains matches {pattern!r} of rate_factors; their names start "
+                f"with {', '.join(tops)}"
+            )
+    found = dict.fromkeys(names, 1.0)
+    for pattern in sorted(factors, key=lambda pattern: (len(pattern), pattern)):
+        found |= dict.fromkeys(fnmatch.filter(names, pattern), float(factors[pattern]))
+    return found
 
 
 def parameter_table(model: nn.Module, depth: int = 1) -> str:

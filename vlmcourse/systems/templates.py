@@ -39,6 +39,15 @@ VIDEO_CHATGPT_TEMPLATE = vicuna_template(
 """What the official inference of Video-ChatGPT uses, though it was trained with the one above; no
 blank stands in front of its last sentence. Official: video_chatgpt/video_conversation.py."""
 
+CAPTION_REQUESTS = (
+    "Describe this image in detail.",
+    "Take a look at this image and describe what you notice.",
+    "Please provide a detailed description of the picture.",
+    "Could you describe the contents of this image for me?",
+)
+"""What stands before MiniGPT-4's captions, one at random; Video-LLaMA and MiniGPT4-video train on
+them too. Official: DAMO-NLP-SG/Video-LLaMA@64888c0:prompts/alignment_image.txt."""
+
 WORLD_TEMPLATE = Template(
     name="world",
     start=(Special("<s>"),),

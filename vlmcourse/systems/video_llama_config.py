@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from vlmcourse.parts.qformer import QFormerConfig
+from vlmcourse.systems.templates import CAPTION_REQUESTS
 from vlmcourse.systems.video_llama_layout import (
-    CAPTION_REQUESTS,
     FRAME_TEXT,
     PICTURE_SYSTEM,
     SOUND_AND_PICTURES,

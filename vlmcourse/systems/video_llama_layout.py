@@ -21,15 +21,6 @@ PLACE, SOUND_PLACE = "<ImageHere>", "<AudioHere>"
 """Added to the vocabulary in this order. The second is never used: in the released code too, sound
 stands in places of the first."""
 
-CAPTION_REQUESTS = (
-    "Describe this image in detail.",
-    "Take a look at this image and describe what you notice.",
-    "Please provide a detailed description of the picture.",
-    "Could you describe the contents of this image for me?",
-)
-"""What stands before MiniGPT-4's captions, one of them at random. Official:
-prompts/alignment_image.txt."""
-
 SOUND_AND_PICTURES = (
     "Close your eyes, open your ears and you imagine only based on the sound that: ",
     ". Close your ears, open your eyes and you see that ",

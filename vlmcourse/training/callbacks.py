@@ -9,16 +9,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
 from vlmcourse.systems.batch import Batch
 from vlmcourse.training.module import VideoInstruction
 
 COLUMNS = (
     *("step", "loss", "answer_accuracy", "learning_rate"),
-    *("conversations", "videos", "tokens", "seconds"),
+    *("conversations", "videos", "tokens", "positions", "frames", "patches", "seconds"),
 )
 """A step's number (from 1), its loss and share of right answer tokens, what it learnt from, and the
-seconds from the start of the stage to its end (pauses between a kill and a resumption left out)."""
+seconds from the start of the stage to its end (pauses between a kill and a resumption left out).
+`tokens` are those that were trained, `positions` all that went through the language model (padding
+left out, what packed conversations share once); `frames` and their `patches` went through the
+vision encoder, in this step or when their features were cached."""
 VAL_COLUMNS = ("step", "loss", "answer_accuracy", "tokens")
 CHECKPOINT, METRICS, VAL_METRICS = "last.ckpt", "metrics.csv", "val_metrics.csv"
 
@@ -35,7 +39,7 @@ class History(pl.Callback):
         self.val_rows: list[list[float]] = []
         self._step = 0
         self._seconds_before = 0.0
-        self._parts: list[tuple[float, float, float, int, int]] = []
+        self._parts: list[tuple[float, float, float, dict[str, int]]] = []
 
     def on_train_start(self, trainer: pl.Trainer, module: VideoInstruction) -> None:
         self._step = trainer.global_step
@@ -49,16 +53,22 @@ class History(pl.Callback):
         # Lightning has divided the loss by the number of parts of a step.
         loss = float(outputs["loss"].detach()) * trainer.accumulate_grad_batches
         correct, tokens = float(outputs["correct"]), outputs["tokens"]
-        self._parts.append((loss, correct, tokens, *_size(batch)))
+        self._parts.append((loss, correct, tokens, _size(batch, module.model.vision_encoder)))
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        losses, rights, counts, conversations, videos = (list(x) for x in zip(*self._parts))
+        losses, rights, counts, sizes = (list(x) for x in zip(*self._parts))
         self._parts = []
-        seconds = self._seconds_before + time.perf_counter() - self._started
-        accuracy = sum(rights) / max(sum(counts), 1)
-        row = [self._step, sum(losses) / len(losses), accuracy, self._rate]
-        self.rows.append([*row, sum(conversations), sum(videos), sum(counts), seconds])
+        told = {
+            "step": self._step,
+            "loss": sum(losses) / len(losses),
+            "answer_accuracy": sum(rights) / max(sum(counts), 1),
+            "learning_rate": self._rate,
+            "tokens": sum(counts),
+            "seconds": self._seconds_before + time.perf_counter() - self._started,
+            **{name: sum(size[name] for size in sizes) for name in sizes[0]},
+        }
+        self.rows.append([told[name] for name in COLUMNS])
 
     def note_validation(self, step: int, found: dict[str, float]) -> None:
         """Keep what `VideoInstruction.evaluate` gave after a step."""
@@ -82,12 +92,20 @@ class History(pl.Callback):
             _write_csv(folder / VAL_METRICS, VAL_COLUMNS, self.val_rows)
 
 
-def _size(batch: Batch) -> tuple[int, int]:
-    """Conversations and videos of a batch."""
-    videos = 0 if batch.pictures is None else len(batch.pictures)
-    if batch.segments is None:
-        return batch.ids.shape[0], videos
-    return int(batch.segments.amax(1).clamp(min=1).sum()), videos
+def _size(batch: Batch, encoder: nn.Module | None) -> dict[str, int]:
+    """How much a batch holds, by name of the column."""
+    pictures = batch.pictures
+    frames = 0 if pictures is None else int(pictures.frame_mask.sum())
+    conversations = batch.ids.shape[0]
+    if batch.segments is not None:
+        conversations = int(batch.segments.amax(1).clamp(min=1).sum())
+    return {
+        "conversations": conversations,
+        "videos": 0 if pictures is None else len(pictures),
+        "positions": int(batch.attention.sum()),
+        "frames": frames,
+        "patches": frames * getattr(encoder, "num_patches", 0),
+    }
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[float]]) -> None:

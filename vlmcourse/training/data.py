@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from vlmcourse.conversation import Conversation, TokenRow, Turn, pack
+from vlmcourse.conversation import Conversation, TokenRow, Turn
 from vlmcourse.errors import UserError
 from vlmcourse.media.errors import MediaError
+from vlmcourse.row_packing import pack
 from vlmcourse.systems.base import VideoLanguageModel, Watched
-from vlmcourse.systems.batch import Batch, collate, stack_media
+from vlmcourse.systems.batch import Batch, Media, collate, stack_media
 from vlmcourse.systems.processor import Clip, Given
+from vlmcourse.training.clip_memory import ClipMemory
 from vlmcourse.training.feature_cache import FeatureCache, cache_features
-from vlmcourse.training.instruction_data import Sample
+from vlmcourse.training.instruction_data import VIDEO_TOKEN, Sample
 from vlmcourse.training.order import Draws, Order
 from vlmcourse.training.sources import FORMS, Source, located
 
@@ -53,7 +55,7 @@ class Part:
 
 
 class VideoInstructionData(pl.LightningDataModule):
-    """Batches of conversations and captions about videos and pictures.
+    """Batches of conversations and captions about videos and pictures, and of texts.
 
     Args:
         train: where they come from; either all sources have a weight or none has.
@@ -65,6 +67,8 @@ class VideoInstructionData(pl.LightningDataModule):
             drawn from a source of its own.
         cache: folder of frozen features; None computes those of every batch anew, which is needed
             when the encoder trains.
+        memory_mib: without a cache, decoded clips are kept in memory up to this much, unless
+            reading for training leaves something to chance. It changes no number.
         val_videos: videos that the validation loss looks at, the first ones.
         given: what of a video the model is given; None means what its processor says.
     """
@@ -78,6 +82,7 @@ class VideoInstructionData(pl.LightningDataModule):
         cache: Path | None = Path("data/cache"),
         val_videos: int = 64,
         given: Given | None = None,
+        memory_mib: float = 512,
     ):
         super().__init__()
         if questions_per_video < 1 or accumulate < 1:
@@ -95,6 +100,7 @@ class VideoInstructionData(pl.LightningDataModule):
         """Clips that lack a stream that the model is given (silent ones), and which."""
         self.cache: FeatureCache | None = None
         self._rows: dict[Sample, TokenRow] = {}
+        self._memory = ClipMemory(memory_mib)
 
     @property
     def mixes(self) -> bool:
@@ -135,10 +141,10 @@ class VideoInstructionData(pl.LightningDataModule):
             raise UserError("the encoder trains, so its features cannot be cached: data.cache=null")
         read = [source.samples() for source in self.sources]
         val = [s for source in self.val_sources for s in source.samples()]
-        kept = set(list(dict.fromkeys(s.video for s in val))[: self.val_videos])
-        val = [s for s in val if s.video in kept]
-        if self.cache_root is not None:
-            videos = [s.video for samples in (*read, val) for s in samples]
+        kept = set(list(dict.fromkeys(s.shared for s in val))[: self.val_videos])
+        val = [s for s in val if s.shared in kept]
+        videos = [s.video for samples in (*read, val) for s in samples if s.video is not None]
+        if self.cache_root is not None and videos:
             self.cache = cache_features(
                 model, system, videos, located(self.cache_root), device, progress=progress
             )
@@ -155,11 +161,11 @@ class VideoInstructionData(pl.LightningDataModule):
     def _usable(self, samples: list[Sample], source: Source) -> list[Sample]:
         """Samples of clips that can be read and have every stream that the model is given."""
         path = located(source.json)
-        samples = [s for s in samples if s.video in self.cache]
+        samples = [s for s in samples if s.video is None or s.video in self.cache]
         if not samples:
             raise UserError(f"{path}: none of its videos can be read")
         lacking = {}
-        for video in dict.fromkeys(s.video for s in samples):
+        for video in dict.fromkeys(s.video for s in samples if s.video is not None):
             missing = lacks(self.given, self.cache.streams(video))
             if missing:
                 lacking[video] = missing
@@ -170,14 +176,15 @@ class VideoInstructionData(pl.LightningDataModule):
             names = ", ".join(video.name for video in list(lacking)[:SHOWN])
             more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
             if not kept:
-                some = ", ".join(sorted(self.cache.streams(samples[0].video)))
-                raise UserError(f"{path}: all {told}; {samples[0].video.name} has {some}")
+                first = next(iter(lacking))
+                some = ", ".join(sorted(self.cache.streams(first)))
+                raise UserError(f"{path}: all {told}; {first.name} has {some}")
             count = len(samples) - len(kept)
             log.warning("%s: %d samples left out, for %s: %s%s", path, count, told, names, more)
         return kept
 
     def _part(self, samples: list[Sample], seed: int | Sequence[int]) -> Part:
-        order = Order([s.video for s in samples], self.questions_per_video, seed)
+        order = Order([s.shared for s in samples], self.questions_per_video, seed)
         units = max(1, round(self.batch_size / order.unit_size / self.accumulate))
         return Part(samples, order, units)
 
@@ -212,8 +219,8 @@ class VideoInstructionData(pl.LightningDataModule):
             clip, streams = self.cache.load(video, wanted)
         else:
             processor = self.model.processor
-            if draw is None:
-                clip = processor.read(video)
+            if draw is None or not processor.draws:
+                clip = self._memory.get(video, processor.read)
             else:
                 clip = processor.read_for_training(video, draw, form)
             streams = self.model.stream_inputs(clip)
@@ -247,7 +254,8 @@ class VideoInstructionData(pl.LightningDataModule):
             draw, *draws = rng.integers(2**31, size=1 + len(samples)).tolist()
             video, form = samples[0].video, samples[0].form
             try:
-                watched = self.media(video, None if part is self.val_part else draw, form)
+                draw = None if part is self.val_part else draw
+                watched = None if video is None else self.media(video, draw, form)
             except MediaError as error:
                 lacks_stream = isinstance(error, LacksStream)
                 listed = self.lacking if lacks_stream else self.unreadable
@@ -255,24 +263,33 @@ class VideoInstructionData(pl.LightningDataModule):
                     log.warning("left out of training: %s", error)
                 listed[video] = error.streams if lacks_stream else error.reason
                 continue
-            made = [self.row(s, watched.clip, draw) for s, draw in zip(samples, draws, strict=True)]
+            clip = watched and watched.clip
+            made = [self.row(s, clip, draw) for s, draw in zip(samples, draws, strict=True)]
             rows.append(pack(made) if len(made) > 1 else made[0])
             seen.append(watched)
         if not rows:
             names = ", ".join(sorted({part.samples[unit[0]].video.name for unit in units}))
             raise UserError(f"none of the videos of a batch can be used: {names}")
-        pictures, sounds = (
-            stack_media([getattr(x, kind) for x in seen]) if getattr(self.given, kind) else None
-            for kind in ("pictures", "sounds")
-        )
+        pictures, sounds = (self._stacked(seen, kind) for kind in ("pictures", "sounds"))
         return collate(rows, self.model.processor.tokenizer.pad_id, pictures, sounds)
 
-    def row(self, sample: Sample, clip: Clip, draw: int = 0) -> TokenRow:
+    def _stacked(self, seen: Sequence[Watched | None], kind: str) -> Media | None:
+        """The media of one kind of a batch; rows of text (None in `seen`) have none."""
+        there = [row for row, watched in enumerate(seen) if watched is not None]
+        if not there or getattr(self.given, kind) is None:
+            return None
+        rows = there if len(there) < len(seen) else None
+        return stack_media([getattr(seen[row], kind) for row in there], rows)
+
+    def row(self, sample: Sample, clip: Clip | None, draw: int = 0) -> TokenRow:
         """The row of one sample; `draw` chooses among a system's requests for a caption.
 
-        With cached features a clip's layout never changes, so rows without a draw are kept.
+        Args:
+            clip: None for a text. Where reading leaves nothing to chance a clip's layout never
+                changes, nor does a text, so rows without a draw are kept.
         """
-        if self.cache is None or sample.form == "prompted_caption":
+        drawn = self.cache is None and clip is not None and self.model.processor.draws
+        if drawn or sample.form == "prompted_caption":
             return self._row(sample, clip, draw)
         if sample not in self._rows:
             if len(self._rows) == ROWS_KEPT:
@@ -280,9 +297,12 @@ class VideoInstructionData(pl.LightningDataModule):
             self._rows[sample] = self._row(sample, clip, draw)
         return self._rows[sample]
 
-    def _row(self, sample: Sample, clip: Clip, draw: int) -> TokenRow:
+    def _row(self, sample: Sample, clip: Clip | None, draw: int) -> TokenRow:
         processor = self.model.processor
         longest = sample.max_length or self.max_length
+        if clip is None:
+            talk = conversation_of(sample)
+            return processor.text_row(talk, sample.description, max_length=longest)
         if sample.form == "conversation":
             return processor.row(conversation_of(sample), clip, max_length=longest)
         caption, prompted = sample.turns[1][1], sample.form == "prompted_caption"
@@ -323,8 +343,11 @@ class _Stream(IterableDataset):
 
 
 def conversation_of(sample: Sample) -> Conversation:
-    """The turns of a sample; a system text is dropped, for the template has its own."""
-    return Conversation(tuple(Turn(role, text) for role, text in sample.turns if role != "system"))
+    """The turns of a sample; a marker stands where a description of a text will."""
+    turns = [Turn(role, text) for role, text in sample.turns]
+    if sample.description:
+        turns[0] = Turn("user", f"{VIDEO_TOKEN}\n{turns[0].text}")
+    return Conversation(tuple(turns))
 
 
 def lacks(given: Given, streams: Collection[str]) -> str:

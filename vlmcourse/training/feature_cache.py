@@ -4,9 +4,10 @@ A cache is a folder `SYSTEM-HASH/` of safetensors shards; the hash covers the we
 encoders and the rule that reads a file, so another encoder finds another folder. A clip is kept
 under a hash of its file's bytes: a file that changes is computed anew, and splits share what they
 have in common. Each clip has one tensor a stream (`VideoLanguageModel.streams`) and the times of
-its frames and of its sound; a clip without sound has no stream of sound. Every shard is whole or
-not there, so a killed run goes on behind the last shard. Clips that cannot be read are never
-skipped in silence: they are counted, named with the reason, and listed in `unreadable.json`.
+its frames and of its sound; a clip without sound has no stream of sound. Subtitles are not kept:
+they are read from their own file when a clip is loaded. Every shard is whole or not there, so a
+killed run goes on behind the last shard. Clips that cannot be read are never skipped in silence:
+they are counted, named with the reason, and listed in `unreadable.json`.
 """
 
 import hashlib
@@ -44,6 +45,11 @@ class CacheError(UserError):
     """Features that cannot be computed or read."""
 
 
+def no_cues(path: Path) -> tuple[Any, ...]:
+    """No subtitles, whatever the file."""
+    return ()
+
+
 @dataclass
 class FeatureCache:
     """Features of a list of videos, read from disk clip by clip.
@@ -54,6 +60,7 @@ class FeatureCache:
         unreadable: the reason for each that is not.
         computed: how many clips were computed just now (0 when all was there).
         given: what the clips that are loaded say they are given, as far as they have it.
+        read_cues: subtitle cues of a file (`Processor.read_cues`), asked once a video.
     """
 
     folder: Path
@@ -61,10 +68,12 @@ class FeatureCache:
     unreadable: dict[Path, str]
     computed: int = 0
     given: Given = field(default_factory=Given)
+    read_cues: Callable[[Path], tuple[Any, ...]] = no_cues
 
     def __post_init__(self):
         self._contents = _contents(self.folder)
         self._open: dict[Path, Any] = {}
+        self._cues: dict[Path, tuple[Any, ...]] = {}
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_open": {}}  # file handles stay in their process
@@ -93,6 +102,7 @@ class FeatureCache:
 
         Raises:
             CacheError: the video is unreadable, or was not among those asked for.
+            MediaError: a bad subtitle file.
         """
         from safetensors import safe_open
 
@@ -102,10 +112,13 @@ class FeatureCache:
             self._open[shard] = safe_open(shard, "pt")
         get = self._open[shard].get_tensor
         there = self.streams(video)
+        if video not in self._cues:
+            self._cues[video] = self.read_cues(video)
         clip = Clip(
             get(f"{key}.times_s"),
             duration_s=float(get(f"{key}.duration_s")),
             sound_times_s=get(f"{key}.sound_times_s") if "sound_times_s" in names else None,
+            cues=self._cues[video],
             given=Given(*(name if name in there else None for name in vars(self.given).values())),
         )
         wanted = there if streams is None else [name for name in streams if name in there]
@@ -153,7 +166,10 @@ def cache_features(
         _tell(folder, unreadable, len(keys))
     readable = {video: key for video, key in keys.items() if key not in reasons}
     computed = len(missing) - len(reasons)
-    return FeatureCache(folder, readable, unreadable, computed, model.processor.given)
+    processor = model.processor
+    return FeatureCache(
+        folder, readable, unreadable, computed, processor.given, processor.read_cues
+    )
 
 
 def _tell(folder: Path, unreadable: dict[Path, str], total: int) -> None:

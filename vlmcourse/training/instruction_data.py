@@ -11,7 +11,9 @@ These shapes of entry are read, also mixed in one JSON list:
   `{"image_id", "caption"}`, the picture being `ID.jpg`.
 
 `read_captions` reads CSVs of captions as WebVid has them. A caption becomes a conversation whose
-question is the bare video or picture.
+question is the bare video or picture. `read_texts` reads conversations without media: LLaVA's shape
+without "video" and "image", as published sets of instructions have it; if the first turn is from
+"system", it is a description that stands where a video would.
 
 Official: mbzuai-oryx/Video-ChatGPT@659e04b:scripts/convert_instruction_json_to_training_format.py
     turns the second shape into the first, with `<video>` after the question in every other entry,
@@ -24,10 +26,12 @@ Differs: all shapes are read as they are; `ID.pkl` and `ID` find the video `ID.m
 import csv
 import json
 import logging
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from vlmcourse.conversation import MARKERS
 from vlmcourse.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -45,26 +49,37 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation about one video or picture.
+    """One conversation about one video or picture, or about none.
 
     `turns` alternate between ("user", text) and ("assistant", text). The first holds `<video>` (or
     `<image>`, for a picture) exactly once, where the video stands; no other turn does. `video` is
-    the file, of a picture too. `form` and `max_length` are those of the source (sources.py).
+    the file, of a picture too; None for language data, whose turns hold no such marker and whose
+    `description` (if any) takes the video's place. `form` and `max_length` are those of the source
+    (sources.py).
     """
 
     id: str
-    video: Path
+    video: Path | None
     turns: tuple[tuple[str, str], ...]
     family: str | None = None
     evidence: str | None = None
     kind: str | None = None
     form: str = "conversation"
     max_length: int | None = None
+    description: str = ""
 
     @property
     def medium(self) -> str:
-        """Return "picture" or "video"."""
+        """Return "picture", "video" or "text"."""
+        if self.video is None:
+            return "text"
         return "picture" if IMAGE_TOKEN in self.turns[0][1] else "video"
+
+    @property
+    def shared(self) -> Hashable:
+        """What samples have in common that may stand in one row: the file or the description. A
+        text without either stands alone."""
+        return self.video or self.description or self
 
     @property
     def plain_turns(self) -> tuple[tuple[str, str], ...]:
@@ -133,6 +148,19 @@ def read_captions(
     return _samples(path, entries, Path(video_folder), missing)
 
 
+def read_texts(path: str | Path) -> list[Sample]:
+    """Read a JSON file of conversations without media.
+
+    Returns:
+        at least one sample, in the order of the file.
+
+    Raises:
+        InstructionDataError: the file cannot be read; or an entry is malformed, names a video or a
+            picture, or has a marker of one in its text.
+    """
+    return _samples(path, _read_entries(path), None)
+
+
 def _caption_entry(row: dict[str, str | None]) -> dict:
     name = row["videoid"]
     if name and row.get("page_dir"):
@@ -140,17 +168,21 @@ def _caption_entry(row: dict[str, str | None]) -> dict:
     return {"video": name, "caption": row["name"], "id": row["videoid"]}
 
 
-def _samples(path: str | Path, entries: list, folder: Path, missing: str) -> list[Sample]:
-    """All entries as samples; what is wrong with any of them is told at once."""
+def _samples(
+    path: str | Path, entries: list, folder: Path | None, missing: str = "error"
+) -> list[Sample]:
+    """All entries as samples; what is wrong with any of them is told at once. Without a folder they
+    are texts."""
     if missing not in ("error", "skip"):
         raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
     samples, problems, absent, skipped = [], [], set(), 0
     find_video = lru_cache(maxsize=None)(lambda name, token: _find_video(folder, name, token))
     for index, entry in enumerate(entries):
         try:
-            fields = _fields(index, entry)
+            fields = _text_fields(entry) if folder is None else _fields(index, entry)
             token = IMAGE_TOKEN if IMAGE_TOKEN in fields["turns"][0][1] else VIDEO_TOKEN
-            video = find_video(fields.pop("video"), token)
+            name = fields.pop("video", None)
+            video = None if name is None else find_video(name, token)
         except _EntryError as error:
             problems.append((index, str(error)))
         except _NoVideo as error:
@@ -240,13 +272,33 @@ def _fields(index: int, entry) -> dict:
         raise _EntryError(
             "neither 'conversations' nor 'q', 'a' and 'video_id', nor 'QA', nor 'caption'"
         )
-    fields = {"video": _text(name, f"'{key}'"), "turns": tuple(turns)}
-    if entry.get("id") is not None:
-        fields["id"] = str(entry["id"])
-    for extra in ("family", "evidence", "kind"):
-        if entry.get(extra) is not None:
-            fields[extra] = _text(entry[extra], f"'{extra}'")
-    return fields
+    return {"video": _text(name, f"'{key}'"), "turns": tuple(turns), **_extras(entry)}
+
+
+def _text_fields(entry) -> dict:
+    """Check one entry without media -> the fields of `Sample`."""
+    if not isinstance(entry, dict):
+        raise _EntryError(f"{_kind(entry)} instead of an object")
+    if media := [key for key in ("video", "image", "video_id", "image_id") if entry.get(key)]:
+        raise _EntryError(f"'{media[0]}' has no place in language data")
+    talk, description = entry.get("conversations"), ""
+    told = isinstance(talk, list) and talk and isinstance(talk[0], dict)
+    if told and talk[0].get("from") == "system":
+        description, talk = _text(talk[0].get("value"), "'value' of the system text"), talk[1:]
+    turns = _turns(talk)
+    for marker in MARKERS:
+        if any(marker in text for _, text in turns):
+            raise _EntryError(f"{marker} stands in a text without media")
+    return {"turns": tuple(turns), "description": description, **_extras(entry)}
+
+
+def _extras(entry: dict) -> dict[str, str]:
+    """What an entry tells of itself."""
+    extras = {"id": str(entry["id"])} if entry.get("id") is not None else {}
+    for name in ("family", "evidence", "kind"):
+        if entry.get(name) is not None:
+            extras[name] = _text(entry[name], f"'{name}'")
+    return extras
 
 
 def _text(value, what: str) -> str:

@@ -1,8 +1,9 @@
 """One stage of one system as a LightningModule: what is frozen, what trains, and how."""
 
+import fnmatch
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from vlmcourse import systems
 from vlmcourse.errors import UserError
 from vlmcourse.systems.base import Loss, VideoLanguageModel
 from vlmcourse.systems.batch import Batch
-from vlmcourse.systems.stages import Stage, parameter_table, set_trainable
-from vlmcourse.training.weights import load_weights, names_matching
+from vlmcourse.systems.stages import (
+    Stage,
+    parameter_table,
+    rate_factor_of,
+    set_trainable,
+)
+from vlmcourse.training.weights import load_weights, matching, names_matching
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +37,12 @@ class VideoInstruction(pl.LightningModule):
         preset: "world" or "paper".
         seed: of the first values of what trains; together with a step's number also of what is
             random in that step (dropout), so that a resumed run repeats it.
-        init_from: a finished stage's folder or weights; its tensors are loaded by name and checked.
+        init_from: a finished stage's folder or weights, also of another system; its tensors are
+            loaded by name and checked.
         weights: folder of the frozen parts: foundations (world; None for the usual place) or the
             downloaded official files (paper).
-        fresh: give what trains new random values (official files bring trained ones).
+        fresh: give what trains new random values (official files bring trained ones); or patterns
+            of names, for a stage that also trains on what such files hold.
         options: of `systems.build`: settings of the system that differ from its preset's.
 
     Raises:
@@ -51,7 +59,7 @@ class VideoInstruction(pl.LightningModule):
         seed: int = 0,
         init_from: Path | None = None,
         weights: Path | None = None,
-        fresh: bool = False,
+        fresh: bool | tuple[str, ...] = False,
         options: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -67,23 +75,33 @@ class VideoInstruction(pl.LightningModule):
         """Share of the planned steps that is run; a warm-up in steps shrinks with it."""
         self.inherited: tuple[str, ...] = ()
         if init_from is not None:
-            self.inherited = load_weights(self.model, init_from).trains
+            self.inherited = load_weights(self.model, init_from, stage.init_without).trains
         try:
             self.trained = set_trainable(self.model, stage.trains)
+            self.rate_factors = rate_factor_of(self.model, stage.rate_factors)
         except ValueError as error:
             raise UserError(f"stage {stage.name!r}: {error}") from error
         if fresh:
-            self._reset(seed)
+            self._reset(seed, ("*",) if fresh is True else tuple(fresh))
         self.train()
 
-    def _reset(self, seed: int) -> None:
-        """New random values for every layer that trains; what holds layers has the last word."""
+    def _reset(self, seed: int, patterns: Sequence[str]) -> None:
+        """New random values for every layer that trains and matches; what holds layers has the last
+        word."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for pattern in patterns:
+            if not fnmatch.filter(self.trained, pattern):
+                raise UserError(f"nothing that trains matches {pattern!r} of model.fresh")
+        chosen = matching(self.trained, patterns)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for part in reversed(list(self.model.modules())):
-                own = list(part.parameters(recurse=False))
-                if own and own[0].requires_grad and hasattr(part, "reset_parameters"):
+                own = [names[id(p)] for p in part.parameters(recurse=False)]
+                if own and own[0] in chosen and hasattr(part, "reset_parameters"):
                     part.reset_parameters()
+                for adapter, low in getattr(part, "lora_A", {}).items():
+                    if names[id(low.weight)] in chosen:  # a low-rank pair begins as nothing
+                        part.reset_lora_parameters(adapter, True)
 
     def table(self) -> str:
         """What is frozen and what trains, with counts."""
@@ -98,11 +116,17 @@ class VideoInstruction(pl.LightningModule):
 
     def train(self, mode: bool = True) -> "VideoInstruction":
         """Training mode, but parts that are wholly frozen stay as they answer (no dropout, fixed
-        norms)."""
+        norms).
+
+        Norms over a batch keep their statistics when an encoder trains (their scales and biases
+        train): the statistics are no parameters, so they would be missing in the weights of the
+        stage; and frames of a few clips are too much alike to replace those of all pictures.
+        """
         super().train(mode)
         for part in self.model.modules():
             parameters = list(part.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
+            frozen = parameters and not any(p.requires_grad for p in parameters)
+            if frozen or getattr(part, "track_running_stats", False):
                 part.eval()
         return self
 
@@ -112,6 +136,11 @@ class VideoInstruction(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         result = self.model(batch)
+        if not result.loss.requires_grad:
+            raise UserError(
+                f"stage {self.stage.name!r}: nothing that trains ({', '.join(self.stage.trains)}) "
+                "takes part in a batch without media"
+            )
         return {"loss": result.loss, **counts(result)}
 
     @torch.no_grad()
@@ -140,13 +169,21 @@ class VideoInstruction(pl.LightningModule):
         """AdamW and the stage's schedule, step by step.
 
         Biases and scales (tensors of one axis) do not decay; matrices, position embeddings and
-        query tokens do, as in the official runs.
+        query tokens do, as in the official runs. Each of `rate_factors` makes groups of its own,
+        behind those that learn at the rate itself.
         """
         stage = self.stage
-        chosen = [p for p in self.parameters() if p.requires_grad]
+        chosen = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in chosen if p.ndim > 1], "weight_decay": stage.weight_decay},
-            {"params": [p for p in chosen if p.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": [
+                    p for n, p in chosen if self.rate_factors[n] == factor and (p.ndim > 1) is wide
+                ],
+                "lr": stage.learning_rate * factor,
+                "weight_decay": stage.weight_decay if wide else 0.0,
+            }
+            for factor in dict.fromkeys((1.0, *self.rate_factors.values()))
+            for wide in (True, False)
         ]
         optimiser = torch.optim.AdamW(
             [group for group in groups if group["params"]],

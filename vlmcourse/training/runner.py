@@ -15,14 +15,13 @@ from pathlib import Path
 
 from vlmcourse.devices import chosen_device
 from vlmcourse.errors import UserError
-from vlmcourse.intervals import metric
 from vlmcourse.records import Run
 from vlmcourse.systems.stages import Stage
 from vlmcourse.training.callbacks import CHECKPOINT, History, Keeper
-from vlmcourse.training.data import VideoInstructionData
 from vlmcourse.training.feature_cache import one_writer
 from vlmcourse.training.settings import StageSettings, as_options, stage_files, stage_of
 from vlmcourse.training.sources import ROOT
+from vlmcourse.training.stage_metrics import MIB, stage_metrics
 from vlmcourse.training.weights import WEIGHTS, StageFile, fingerprint, read_stage, save_stage
 from vlmcourse.world.files import write_bytes
 
@@ -102,7 +101,7 @@ def run_stages(
         if stage not in wanted:
             continue
         before = stage_of(files[stage], "init_from")
-        if before not in (None, *files) and init_from is None:
+        if before not in (None, *files) and "/" not in before and init_from is None:
             raise UserError(
                 f"{stage} starts from {before}, a stage of another recipe: say --init-from FOLDER"
             )
@@ -121,6 +120,30 @@ def default_folder(system: str, name: str, seed: int) -> Path:
         name: the recipe; and behind a dash the variant, if it is one.
     """
     return ROOT / "runs" / system / f"{name}-seed{seed}"
+
+
+def folder_of(before: str, out: Path, seed: int) -> Path:
+    """Where the stage that another one starts from lies, by the name in its `init_from`.
+
+    Args:
+        before: a stage of the same run, or "SYSTEM/RECIPE/STAGE".
+        out: folder of the run.
+
+    Raises:
+        UserError: the stage of another run is not finished, or the name is neither.
+    """
+    if "/" not in before:
+        return out / before
+    if before.count("/") != 2:
+        raise UserError(f"init_from {before!r} is neither a stage nor SYSTEM/RECIPE/STAGE")
+    system, recipe, stage = before.split("/")
+    folder = default_folder(system, recipe, seed) / stage
+    if read_stage(folder) is None:
+        raise UserError(
+            f"{folder}: {before} is not finished there; first run `vlmcourse train --system "
+            f"{system} --recipe {recipe} --seed {seed}`, or say --init-from FOLDER"
+        )
+    return folder
 
 
 def variant(options: Sequence[str], init_from: str | Path | None = None) -> str:
@@ -181,7 +204,9 @@ def run_stage(
     settings = StageSettings(arguments)
     stage: Stage = settings.config.model.stage
     if stage.init_from and settings.config.model.init_from is None:
-        settings.config.model.init_from = out / stage.init_from
+        seed = settings.config.model.seed
+        settings.config.model.init_from = folder_of(stage.init_from, out, seed)
+    _tell_options(settings.config.model)
     device = chosen_device(device)
     module, data = settings.model_and_data()
     folder = out / stage.name
@@ -193,6 +218,18 @@ def run_stage(
             settings, module, data, folder, facts, record, device, progress,
             checkpoint_every, val_every, callbacks, arguments,
         )  # fmt: skip
+
+
+def _tell_options(model) -> None:
+    """Say which options of the system change from the stage before to this one: a resolution that
+    grows, or an option that was forgotten."""
+    about = None if model.init_from is None else read_stage(model.init_from)
+    if about is not None:
+        before, now = about.settings.get("model", {}).get("options") or {}, model.options or {}
+        if changed := _differences(before, now):
+            log.info(
+                "%s changes options of %s: %s", model.stage.name, about.name, ", ".join(changed)
+            )
 
 
 def _facts(settings, module, data, scale) -> dict:
@@ -239,11 +276,12 @@ def _run(
         history = trainer.callbacks[0]
         _fit(trainer, module, data, started if started.is_file() else None)
         history.write(folder)
-        run.metrics = _metrics(history, data)
-    patterns, tensors = module.weights_to_keep()
+        patterns, tensors = module.weights_to_keep()
+        run.metrics = stage_metrics(history, data, module.model, tensors)
     shapes = {key: list(value.shape) for key, value in tensors.items()}
     about = StageFile(name, patterns, shapes, stamp, record.stem, facts, run.metrics)
-    save_stage(folder, tensors, about)
+    path = save_stage(folder, tensors, about)
+    log.info("%s: %.1f MiB", path, path.stat().st_size / MIB)
     started.unlink(missing_ok=True)
     return StageResult(name, folder, run.metrics, record, False, table)
 
@@ -356,27 +394,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _metrics(history: History, data: VideoInstructionData) -> dict:
-    """What the record tells: the last tenth of the steps, the last validation, and speeds."""
-    rows = history.rows
-    last = rows[-max(len(rows) // 10, 1) :]
-    steps = len(rows)
-    seconds = rows[-1][-1]
-    found = {
-        "loss": metric([row[1] for row in last], "nats"),
-        "answer_tokens_right": metric([row[2] for row in last], "share"),
-        "steps": metric([steps]),
-        "train_seconds": metric([seconds], "s"),
-        "steps_per_s": metric([steps / seconds], "1/s"),
-        "samples_per_s": metric([sum(row[4] for row in rows) / seconds], "1/s"),
-        "unreadable_videos": metric([len(data.unreadable)]),
-    }
-    if data.given.sounds is not None:
-        found["videos_without_sound"] = metric([len(data.lacking)])
-    if history.val_rows:
-        _, loss, right, _ = history.val_rows[-1]
-        found["val_loss"] = metric([loss], "nats")
-        found["val_answer_tokens_right"] = metric([right], "share")
-    return found

@@ -8,13 +8,14 @@ all of it is valid.
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 from lightning.pytorch.cli import LightningCLI
 
 from vlmcourse.errors import UserError
 from vlmcourse.systems.processor import Given
+from vlmcourse.systems.stages import TOLD_IF_SET, Stage
 from vlmcourse.training.data import VideoInstructionData
 from vlmcourse.training.module import VideoInstruction
 from vlmcourse.training.sources import Source, located
@@ -96,7 +97,8 @@ class StageSettings(LightningCLI):
         return self.parser.dump(self.config, skip_none=False)
 
     def plain(self) -> dict:
-        """All settings as JSON values, without those of the trainer that were left alone."""
+        """All settings that decide a stage's weights, as JSON values; without those that were left
+        alone of the trainer and of what is younger than finished runs."""
         import yaml
 
         settings = yaml.safe_load(self.text())
@@ -107,7 +109,23 @@ class StageSettings(LightningCLI):
             for key, value in settings["trainer"].items()
             if value != default["trainer"].get(key)
         }
+        for kind, values in (
+            (Stage, [settings["model"]["stage"]]),
+            (Source, [*settings["data"]["train"], *(settings["data"]["val"] or [])]),
+        ):
+            for value in values:
+                _leave_out_unset(kind, value)
+        settings["data"].pop("memory_mib")  # of no consequence
         return {**{key: settings[key] for key in ("model", "data")}, "trainer": trainer}
+
+
+def _leave_out_unset(kind: type, values: dict) -> None:
+    """Remove settings that are younger than finished runs and were left alone (`TOLD_IF_SET`)."""
+    for item in fields(kind):
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        default = list(default) if isinstance(default, tuple) else default
+        if item.metadata == TOLD_IF_SET and values.get(item.name) == default:
+            values.pop(item.name, None)
 
 
 def known_keys(parser) -> list[str]:
@@ -209,6 +227,6 @@ def as_options(overrides: dict[str, object] | Sequence[str]) -> list[str]:
     if not isinstance(overrides, dict):
         return list(overrides)
     return [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+        f"--{key}={value if isinstance(value, (str, Path)) else json.dumps(value)}"
         for key, value in overrides.items()
     ]

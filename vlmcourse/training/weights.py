@@ -4,7 +4,7 @@ guess."""
 import fnmatch
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +49,15 @@ class StageFile:
 
 def names_matching(model: nn.Module, patterns: Iterable[str]) -> list[str]:
     """Names of the parameters that match any pattern, in the model's order."""
-    patterns = list(patterns)
-    return [
-        name
-        for name, _ in model.named_parameters()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+    names = [name for name, _ in model.named_parameters()]
+    chosen = matching(names, patterns)
+    return [name for name in names if name in chosen]
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Those of the names that match any pattern."""
+    names = list(names)
+    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
 def save_stage(folder: str | Path, tensors: Mapping[str, Tensor], about: StageFile) -> Path:
@@ -95,19 +98,22 @@ def read_stage(path: str | Path) -> StageFile | None:
         raise WeightsError(f"{path}: damaged ({error!r}); train the stage again") from error
 
 
-def load_weights(model: nn.Module, path: str | Path) -> StageFile:
-    """Put the tensors of a finished stage into a model of the same system.
+def load_weights(model: nn.Module, path: str | Path, without: Sequence[str] = ()) -> StageFile:
+    """Put the tensors of a finished stage into a model of the same system, or of another that
+    calls its parts by the same names.
 
     Args:
         model: its parameters keep their device and type.
         path: a stage's folder or its `weights.safetensors`.
+        without: patterns of names that are left alone, in the file and in the model.
 
     Returns:
         what `stage.json` tells.
 
     Raises:
         WeightsError: no such stage; names that the model lacks; names that the stage's patterns
-            match in the model but that the file lacks; or another shape. Nothing is loaded then.
+            match in the model but that the file lacks; another shape; or a pattern of `without`
+            that matches neither. Nothing is loaded then.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -121,7 +127,12 @@ def load_weights(model: nn.Module, path: str | Path) -> StageFile:
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
     parameters = dict(model.named_parameters())
-    wanted = names_matching(model, about.trains)
+    for pattern in without:
+        if not fnmatch.filter({**tensors, **parameters}, pattern):
+            raise WeightsError(f"{folder / WEIGHTS}: no name here or in the model is {pattern!r}")
+    left_out = matching([*tensors, *parameters], without)
+    tensors = {name: value for name, value in tensors.items() if name not in left_out}
+    wanted = [name for name in names_matching(model, about.trains) if name not in left_out]
     complaints = [
         _told("the model lacks", [name for name in tensors if name not in parameters]),
         _told("the file lacks", [name for name in wanted if name not in tensors]),
@@ -135,7 +146,10 @@ def load_weights(model: nn.Module, path: str | Path) -> StageFile:
         ),
     ]
     if any(complaints):
-        raise WeightsError(f"{folder / WEIGHTS}: {'; '.join(filter(None, complaints))}")
+        told = "; ".join(filter(None, complaints))
+        raise WeightsError(
+            f"{folder / WEIGHTS}: {told} (model.stage.init_without leaves names out)"
+        )
     with torch.no_grad():
         for name, value in tensors.items():
             parameters[name].copy_(value)

@@ -186,8 +186,11 @@ def caption(story: Story, style: str = "short", offset_s: int = 0) -> str:
 
 
 def all_questions(story: Story, offset_s: int = 0) -> list[Question]:
-    """List every question that can be asked of a story, answers unbalanced."""
-    return [
+    """List every question that can be asked of a story, answers unbalanced.
+
+    Of a picture these are the questions that need nothing but a picture.
+    """
+    asked = [
         *_appearance(story),
         *_existence(story),
         *_events(story, offset_s),
@@ -196,6 +199,7 @@ def all_questions(story: Story, offset_s: int = 0) -> list[Question]:
         *_seen_and_heard(story),
         *_said(story),
     ]
+    return [q for q in asked if q.evidence == "picture"] if story.is_picture else asked
 
 
 def _appearance(story: Story) -> Iterator[Question]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import astuple, replace
 
 from vlmcourse.errors import UserError
@@ -11,13 +12,25 @@ SPLITS = ("train", "val", "test")
 HELD_OUT = {"train": "exclude", "val": "exclude", "test": "require"}
 """Every test story holds a combination of colour, shape and action that training never saw."""
 SEEDS = 10_000_000
-"""Each split draws from its own range of so many seeds."""
+"""Each split of films, of pictures and of texts draws from its own range of so many seeds."""
+RANGES = ("film", "picture", "text")
 
 
 def scene_split(story: Story) -> str:
     """Return the one split that may show this scene (the things with their places), by its hash."""
     scene = json.dumps(sorted(astuple(thing) for thing in story.things))
     return SPLITS[int(hashlib.sha256(scene.encode()).hexdigest(), 16) % len(SPLITS)]
+
+
+def held_out_rule(split: str) -> str:
+    """Return what a split does with held-out combinations: "exclude" or "require".
+
+    Raises:
+        UserError: an unknown split.
+    """
+    if split not in HELD_OUT:
+        raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    return HELD_OUT[split]
 
 
 def sample_stories(split: str, count: int, settings: StorySettings | None = None) -> list[Story]:
@@ -28,16 +41,30 @@ def sample_stories(split: str, count: int, settings: StorySettings | None = None
     Raises:
         UserError: an unknown split, or a count that is no positive number.
     """
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    settings = replace(settings or StorySettings(), held_out=held_out_rule(split))
+    return first_stories(split, count, lambda seed: sample_story(seed, settings))
+
+
+def first_stories(
+    split: str, count: int, sample: Callable[[int], Story | None], told_as: str = "film"
+) -> list[Story]:
+    """Sample the first `count` stories whose scene the split may show.
+
+    Args:
+        sample: gives the story of a seed, or None if this seed has none to give.
+        told_as: one of `RANGES`; no seed is in two of them.
+
+    Raises:
+        UserError: as `sample_stories`.
+    """
+    held_out_rule(split)
     if count < 1:
         raise UserError(f"count must be at least 1, not {count}")
-    settings = replace(settings or StorySettings(), held_out=HELD_OUT[split])
-    first = SPLITS.index(split) * SEEDS
+    first = (RANGES.index(told_as) * len(SPLITS) + SPLITS.index(split)) * SEEDS
     stories = []
     for seed in range(first, first + SEEDS):
-        story = sample_story(seed, settings)
-        if scene_split(story) == split:
+        story = sample(seed)
+        if story is not None and scene_split(story) == split:
             stories.append(story)
             if len(stories) == count:
                 return stories

@@ -1,4 +1,8 @@
-"""What a split's folder remembers of itself: checksums, the journal of a run, the maker's lock."""
+"""What a split's folder remembers of itself: checksums, the journal of a run, the maker's lock.
+
+A folder with a manifest is whole: that is written last. Until then `progress.jsonl` lists what is
+finished.
+"""
 
 import hashlib
 import json
@@ -8,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlmcourse.errors import UserError
+from vlmcourse.world.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +96,54 @@ def earlier_run(folder: Path) -> tuple[dict | None, dict[str, str]]:
         else:
             known |= entry
     return head, known
+
+
+def reusable(folder: Path, head: dict, default: dict, force: bool) -> dict[str, str]:
+    """Return the sha256 of every file that an earlier run finished and this run may use.
+
+    Args:
+        head: what this run says of itself: "count", "settings", and fingerprints of the world's
+            code, "words_made_by" and, where there are clips, "clips_made_by". Other words leave
+            the clips alone.
+        default: today's default of the settings.
+        force: use nothing of what is there.
+
+    Raises:
+        UserError: without `force`, the folder was made with other settings, or holds more.
+    """
+    earlier, known = earlier_run(folder)
+    if not earlier:
+        return {}
+    changes = differences(_what(earlier), _what(head), {**_what(head), **default})
+    if earlier.get("count", 0) > head["count"]:
+        changes.append(f"count {earlier['count']} -> {head['count']}")
+    if changes and not force:
+        raise UserError(
+            f"{folder} was made with other settings ({'; '.join(changes)}): "
+            "use --force to make it anew, or another --root"
+        )
+    if changes or force:
+        return {}
+    if earlier.get("clips_made_by") != head.get("clips_made_by"):
+        log.warning("%s was made by another version of the world: making it anew", folder)
+        return {}
+    if earlier.get("words_made_by") != head["words_made_by"]:
+        return {path: sha for path, sha in known.items() if path.startswith("clips/")}
+    return known
+
+
+def _what(head: dict) -> dict:
+    """Return what is compared: the settings, and what kind of files they are for."""
+    return {"medium": head.get("medium", "video"), **head.get("settings", {})}
+
+
+def write_manifest(folder: Path, head: dict, files: dict[str, str], seeds: list[int]) -> None:
+    """Write the manifest of these files, which are whole, and end the journal."""
+    files = dict(sorted(files.items()))
+    size = sum((folder / path).stat().st_size for path in files)
+    manifest = {**head, "seeds": seeds, "bytes": size, "data_checksum": checksum(files)}
+    write_bytes(folder / MANIFEST, json.dumps({**manifest, "files": files}, indent=1).encode())
+    (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def differences(before: dict, now: dict, default: dict) -> list[str]:

@@ -37,6 +37,10 @@ ACTION_SOUND = {
 NAMES = ("anna", "bob", "carla", "dan", "emma", "frank", "gina", "hugo")
 LONGEST_EVENT_S = 3
 MOST_EVENTS = 12
+SHORTEST_S, LONGEST_S = 4, 600
+"""Limits of a film."""
+PICTURE_S = 1
+"""A story of one second is a picture: one moment, which no film is as short as."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,11 @@ class Story:
     lines: tuple[Line, ...] = ()
     mark: Mark | None = None
 
+    @property
+    def is_picture(self) -> bool:
+        """Whether this is one moment, of which nothing that takes time can be asked."""
+        return self.duration_s == PICTURE_S
+
     def event_at(self, second: int) -> Event | None:
         """Return the event that is under way during `second`, or None."""
         return next((e for e in self.events if e.start_s <= second < e.end_s), None)
@@ -148,12 +157,15 @@ class Story:
 class StorySettings:
     """How stories are sampled; ranges are inclusive and sampled uniformly.
 
+    `duration_s` is one length for all stories, or a tuple of which every story draws one; a story
+    too short for `events[1]` events (one in two seconds) has as many as fit.
+
     `held_out` is "exclude" (no combination of `is_held_out`, for training and validation) or
     "require" (at least one such event, for testing). `live_sound` lets every event make the sound
     of its action (and last one second, as sounds do); otherwise sounds are dubbed at random.
     """
 
-    duration_s: int = 8
+    duration_s: int | tuple[int, ...] = 8
     things: tuple[int, int] = (2, 4)
     events: tuple[int, int] = (1, 4)
     sounds: tuple[int, int] = (0, 2)
@@ -163,17 +175,38 @@ class StorySettings:
     live_sound: bool = False
 
     def __post_init__(self):
-        if self.duration_s < 4 or self.duration_s > 600:
-            raise UserError(f"duration_s must be 4 to 600 seconds, not {self.duration_s}")
+        limits = f"{SHORTEST_S} to {LONGEST_S} seconds"
+        if not self.durations_s:
+            raise UserError(f"duration_s must be {limits}, not an empty list")
+        for duration_s in self.durations_s:
+            if not SHORTEST_S <= duration_s <= LONGEST_S:
+                raise UserError(f"duration_s must be {limits}, not {duration_s}")
         if self.held_out not in ("exclude", "require"):
             raise UserError(f"held_out must be 'exclude' or 'require', not {self.held_out!r}")
         if not 1 <= self.things[0] <= self.things[1] <= 5:
             raise UserError(f"things must lie within 1 to 5, not {self.things}")
-        if not 0 <= self.events[0] <= self.events[1] <= min(self.duration_s // 2, MOST_EVENTS):
-            most = min(self.duration_s // 2, MOST_EVENTS)
+        most = min(max(self.durations_s) // 2, MOST_EVENTS)
+        if not 0 <= self.events[0] <= self.events[1] <= most:
             raise UserError(f"events must lie within 0 to {most}, not {self.events}")
+        if self.events[0] > min(self.durations_s) // 2:
+            raise UserError(
+                f"{self.events[0]} events do not fit into {min(self.durations_s)} seconds"
+            )
         if self.held_out == "require" and self.events[0] < 1:
             raise UserError("held_out='require' needs at least one event in every story")
+
+    @property
+    def durations_s(self) -> tuple[int, ...]:
+        """Every length that a story may have."""
+        return self.duration_s if isinstance(self.duration_s, tuple) else (self.duration_s,)
+
+    def of_one_length(self, rng: np.random.Generator) -> "StorySettings":
+        """Draw one length; settings that have only one draw nothing and are returned as such."""
+        if not isinstance(self.duration_s, tuple):
+            return self
+        duration_s = int(rng.choice(self.duration_s))
+        events = (self.events[0], min(self.events[1], duration_s // 2))
+        return replace(self, duration_s=duration_s, events=events)
 
 
 def is_held_out(colour: str, shape: str, action: str) -> bool:
@@ -184,8 +217,8 @@ def is_held_out(colour: str, shape: str, action: str) -> bool:
 
 def sample_story(seed: int, settings: StorySettings | None = None) -> Story:
     """Sample one story; the same seed and settings give the same story."""
-    settings = settings or StorySettings()
     rng = np.random.default_rng(seed)
+    settings = (settings or StorySettings()).of_one_length(rng)
     count = int(rng.integers(settings.things[0], settings.things[1] + 1))
     wanted = int(rng.integers(settings.events[0], settings.events[1] + 1))
     while True:
