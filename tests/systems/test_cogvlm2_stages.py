@@ -8,8 +8,9 @@ from vlmcourse.systems.cogvlm2_stages import PAPER_STAGES, SLOW_ENCODER, WORLD_S
 from vlmcourse.training.settings import StageSettings, stage_files, stage_of
 
 WORLD = {
-    ("cogvlm2_video", "world") if recipe == "cogvlm2_video" else ("cogvlm2", recipe): stages
-    for recipe, stages in WORLD_STAGES.items()
+    (system, recipe): stages
+    for system, recipes in WORLD_STAGES.items()
+    for recipe, stages in recipes.items()
 }
 RECIPES = {**WORLD, **{(system, "paper"): stages for system, stages in PAPER_STAGES.items()}}
 

@@ -117,4 +117,42 @@ STEPS: tuple[Step, ...] = (
         minutes=3.0,
         chapters=("05",),
     ),
+    Step(
+        name="world_pictures",
+        title="single pictures of the world",
+        command=("world", "--pictures"),
+        outputs=tuple(f"data/world_pictures/{x}/manifest.json" for x in ("train", "val", "test")),
+        sources=("vlmcourse/world/*.py",),
+        minutes=0.5,
+        chapters=("06",),
+    ),
+    Step(
+        name="train_minigpt4_video",
+        title="training of MiniGPT4-video, all four stages",
+        command=(
+            *("train", "--system", "minigpt4_video", "--seed", "0"),
+            *("--device", "{device}", "--scale", "{scale}"),
+        ),
+        outputs=("runs/minigpt4_video/world-seed0/video_instruction/weights.safetensors",),
+        sources=(
+            "experiments/minigpt4_video/world_*.yaml",
+            "data/foundations/**/*.safetensors",
+            "vlmcourse/world/*.py",
+        ),
+        minutes=6.0,
+        chapters=("06",),
+    ),
+    Step(
+        name="measure_minigpt4_video",
+        title="what it sees and reads",
+        command=(
+            *("evaluate", "--system", "minigpt4_video", "--device", "{device}"),
+            *("--runs", "runs/minigpt4_video/world-seed0"),
+            *("--record", "runs/course/records/minigpt4_video-probes.json"),
+        ),
+        outputs=("runs/course/records/minigpt4_video-probes.json",),
+        sources=("experiments/minigpt4_video/world_*.yaml", "data/foundations/**/*.safetensors"),
+        minutes=2.0,
+        chapters=("06",),
+    ),
 )

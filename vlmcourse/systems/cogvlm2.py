@@ -109,8 +109,10 @@ class CogVLM2(VideoLanguageModel):
     @staticmethod
     def stages(preset: str) -> Sequence[Stage]:
         """All stages of both systems, recipe after recipe; see cogvlm2_stages.py."""
-        recipes = {"paper": PAPER_STAGES, "world": WORLD_STAGES}[preset]
-        return tuple(stage for stages in recipes.values() for stage in stages)
+        if preset == "paper":
+            return tuple(stage for stages in PAPER_STAGES.values() for stage in stages)
+        recipes = [stages for found in WORLD_STAGES.values() for stages in found.values()]
+        return tuple(stage for stages in recipes for stage in stages)
 
 
 def build_paper(

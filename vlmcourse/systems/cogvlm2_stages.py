@@ -168,13 +168,22 @@ WORLD_VIDEO = (
     ),
 )  # fmt: skip
 
+LENGTHS_STAGES = tuple(
+    replace(stage, data=stage.data.replace("world", "clips of several lengths,", 1))
+    for stage in WORLD_VIDEO
+)
+"""The same on clips of 4, 6 and 8 seconds, of which 8 frames are taken in even steps
+(`sampling="base"`): a frame's number no longer tells its second."""
+
 WORLD_STAGES = {
-    "experts": EXPERTS_STAGES,
-    "mixed": MIXED_STAGES,
-    "unmixed": UNMIXED_STAGES,
-    "growing": GROWING_STAGES,
-    "fixed": FIXED_STAGES,
-    "world": SFT_STAGES,
-    "cogvlm2_video": WORLD_VIDEO,
+    "cogvlm2": {
+        "experts": EXPERTS_STAGES,
+        "mixed": MIXED_STAGES,
+        "unmixed": UNMIXED_STAGES,
+        "growing": GROWING_STAGES,
+        "fixed": FIXED_STAGES,
+        "world": SFT_STAGES,
+    },
+    "cogvlm2_video": {"world": WORLD_VIDEO, "lengths": LENGTHS_STAGES},
 }
-"""By recipe; the last is the one of the video model."""
+"""By system and recipe."""
