@@ -17,6 +17,7 @@ from vlmcourse.devices import chosen_device
 from vlmcourse.errors import UserError
 from vlmcourse.records import Run
 from vlmcourse.systems.stages import Stage
+from vlmcourse.training.arithmetic import Arithmetic
 from vlmcourse.training.callbacks import CHECKPOINT, History, Keeper
 from vlmcourse.training.feature_cache import one_writer
 from vlmcourse.training.settings import StageSettings, as_options, stage_files, stage_of
@@ -273,11 +274,11 @@ def _run(
             settings, module, data, folder, facts["scale"], device, progress,
             checkpoint_every, val_every, callbacks,
         )  # fmt: skip
-        history = trainer.callbacks[0]
+        history, arithmetic = trainer.callbacks[:2]
         _fit(trainer, module, data, started if started.is_file() else None)
         history.write(folder)
         patterns, tensors = module.weights_to_keep()
-        run.metrics = stage_metrics(history, data, module.model, tensors)
+        run.metrics = stage_metrics(history, arithmetic.gflop, data, module.model, tensors)
     shapes = {key: list(value.shape) for key, value in tensors.items()}
     about = StageFile(name, patterns, shapes, stamp, record.stem, facts, run.metrics)
     path = save_stage(folder, tensors, about)
@@ -316,7 +317,8 @@ def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
 def _prepare(
     settings, module, data, folder, scale, device, progress, checkpoint_every, val_every, callbacks
 ):  # fmt: skip
-    """Bring data and features into being and build the trainer; `callbacks[0]` is the history."""
+    """Bring data and features into being and build the trainer; its `callbacks` begin with the
+    history and the count of arithmetic."""
     stage = module.stage
     data.prepare(
         module.model,
@@ -356,6 +358,7 @@ def _prepare(
         default_root_dir=str(folder),
         callbacks=[
             history,
+            Arithmetic(),
             keeper,
             *callbacks,
             *(settings.config_init["trainer"]["callbacks"] or []),

@@ -1,6 +1,6 @@
 """What the record of a stage tells: how well it learnt, how fast, and from how much."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -12,12 +12,18 @@ MIB = 2**20
 
 
 def stage_metrics(
-    history: History, data: VideoInstructionData, model: nn.Module, kept: Mapping[str, Tensor]
+    history: History,
+    gflop: Sequence[float],
+    data: VideoInstructionData,
+    model: nn.Module,
+    kept: Mapping[str, Tensor],
 ) -> dict[str, dict]:
     """The last tenth of the steps, the last validation, speeds, and what equal compute is judged
-    by: positions of the language model, frames and patches that were looked at, parameters.
+    by: positions of the language model, frames and patches that were looked at, arithmetic,
+    parameters.
 
     Args:
+        gflop: of a step, forward and backward, as often as it was counted (`Arithmetic`).
         model: after `set_trainable`.
         kept: the tensors that the stage hands over.
     """
@@ -43,6 +49,8 @@ def stage_metrics(
         "parameters_frozen": metric([sizes[False]]),
         "weights_mib": metric([sum(value.nbytes for value in kept.values()) / MIB], "MiB"),
     }
+    if gflop:
+        found["gflop_per_step"] = metric(gflop, "GFLOP")
     if data.given.sounds is not None:
         found["videos_without_sound"] = metric([len(data.lacking)])
     if history.val_rows:

@@ -1,0 +1,47 @@
+"""The count of a step's arithmetic, against products counted by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vlmcourse.training.arithmetic import Arithmetic
+
+
+def steps(callback, parts, run):
+    """Train as the trainer would: `parts` batches a step, three steps."""
+    trainer = SimpleNamespace(global_step=0)
+    for number in range(3 * parts):
+        callback.on_train_batch_start(trainer, None, None, number)
+        run()
+        trainer.global_step += (number + 1) % parts == 0
+        callback.on_train_batch_end(trainer, None, {}, None, number)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_products_forward_and_backward_count_and_parts_of_a_step_add_up(parts):
+    layer, inputs = torch.nn.Linear(8, 16), torch.randn(4, 8)
+    counted = Arithmetic(steps=2)
+    steps(counted, parts, lambda: layer(inputs).sum().backward())
+    one = 2 * 4 * 8 * 16  # and as much for the gradient of the weights
+    assert counted.gflop == [pytest.approx(parts * 2 * one / 1e9)] * 2
+
+
+def test_fused_attention_counts_on_a_cpu():
+    rows, heads, length, width = 1, 2, 32, 16
+    q, k, v = (torch.randn(rows, heads, length, width, requires_grad=True) for _ in range(3))
+    counted = Arithmetic(steps=1)
+    steps(counted, 1, lambda: F.scaled_dot_product_attention(q, k, v).sum().backward())
+    product = 2 * rows * heads * length * length * width
+    assert counted.gflop == [pytest.approx(7 * product / 1e9)]
+
+
+def test_a_failed_step_leaves_no_counter_behind():
+    counted = Arithmetic()
+    counted.on_train_batch_start(SimpleNamespace(global_step=0), None, None, 0)
+    counted.on_exception(None, None, RuntimeError("out of memory"))
+    before = counted._parts
+    torch.randn(4, 8) @ torch.randn(8, 4)
+    assert (counted._parts, counted._counter) == (before, None)
+    assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
