@@ -13,8 +13,9 @@ INSTALLED := $(VENV)/.installed
 CHAPTERS ?=
 DEVICE ?=
 SCALE ?=
+JOBS ?=
 COURSE_OPTIONS := $(if $(strip $(CHAPTERS)),--chapters "$(CHAPTERS)") $(if $(DEVICE),--device "$(DEVICE)") \
-	$(if $(SCALE),--scale "$(SCALE)")
+	$(if $(SCALE),--scale "$(SCALE)") $(if $(JOBS),--jobs "$(JOBS)")
 
 # One test worker a core; each worker keeps to one thread so that they do not fight. A test or cell
 # that hangs is ended after a quarter of an hour.
@@ -33,7 +34,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-course: $(INSTALLED)  ## prepare everything, run the chapters: CHAPTERS="03 04" DEVICE=cpu SCALE=1.0
+course: $(INSTALLED)  ## prepare everything, run the chapters: CHAPTERS="03 04" DEVICE=cpu SCALE=1.0 JOBS=2
 	$(BIN)/vlmcourse course $(COURSE_OPTIONS)
 
 test: lint pytest nbval  ## ruff, the tests, and the notebooks against their committed outputs

@@ -8,8 +8,9 @@ import torch
 from tiny_trained import learn_by_heart, write_foundations, write_real_clip, write_stage
 
 from vlmcourse import cli
-from vlmcourse.chat import Chat, looks_like_the_world, unknown_words
+from vlmcourse.chat import Chat, unknown_words
 from vlmcourse.chat_files import official_files
+from vlmcourse.chat_media import looks_like_the_world
 from vlmcourse.errors import UserError
 from vlmcourse.trained import load_trained_system, weights_folder
 from vlmcourse.world.dataset import make_split

@@ -1,4 +1,4 @@
-"""`vlmcourse chat`: ask a system about a video, picture or sound file; the answer is shown while it
+"""`vlmcourse chat`: ask a system about video, picture or sound files; the answer is shown while it
 grows."""
 
 import argparse
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmcourse.chat_files import check_official_files, files_text
+from vlmcourse.chat_media import check_files, media_line, split_words, unlike_the_world, watch
 from vlmcourse.chat_subtitles import add_options, check_options, find_subtitles, subtitles_line
 from vlmcourse.errors import UserError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from vlmcourse.conversation import Turn
     from vlmcourse.media.transcribe import Subtitles
     from vlmcourse.systems.base import VideoLanguageModel, Watched
-    from vlmcourse.systems.processor import Given
 
 QUIT, FORGET = "/quit", "/forget"
 LONGEST = {"world": 48, "paper": 1024}
@@ -34,17 +34,19 @@ EXAMPLES = """examples:
   vlmcourse chat --system minigpt4_video --subtitles TALK.srt CLIP.mp4
   vlmcourse chat --system minigpt4_video --transcribe DIR/whisper-large-v2 CLIP.mp4
       hears what is said, and keeps it in CLIP.whisper.vtt for the next time
-  vlmcourse chat --system cogvlm2 PICTURE.png "what is there?\""""
+  vlmcourse chat --system cogvlm2 PICTURE.png "what is there?"
+  vlmcourse chat --system qwen2_vl ONE.png TWO.png CLIP.mp4 "what number is shown?"
+      several pictures and videos, of any size, in one conversation"""
 
 # ---------------------------------------------------------------- the conversation
 
 
 class Chat:
-    """A conversation about one video.
+    """A conversation about one video, or about what a system watched together.
 
     Args:
         model: answers.
-        watched: the video, from `model.watch`; its features serve all questions.
+        watched: from `model.watch`; the features serve all questions.
         settings: of generation, see `VideoLanguageModel.generate`.
 
     Attributes:
@@ -71,7 +73,7 @@ class Chat:
         answer = self.model.answer(
             self.watched, [question], self.history, streamer=show, **self.settings
         )[0]
-        asked = self.model.processor.question_turn(question, first=not self.history)
+        asked = self.model.processor.next_turn(question, self.watched.clip, self.history)
         self.history += [asked, Turn("assistant", answer)]
         return answer
 
@@ -105,20 +107,6 @@ def unknown_words(model: "VideoLanguageModel", question: str) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def looks_like_the_world(frames: Any) -> bool:
-    """Guess whether frames are of the procedural world: things on a dark ground that stands still.
-
-    Args:
-        frames: `[T, H, W, 3]` uint8.
-    """
-    import torch
-
-    frames = torch.as_tensor(frames).to(torch.int16)
-    dark = (frames < 48).all(-1)  # [T, H, W]
-    still = (frames - frames[:1]).abs().amax(-1) <= 16
-    return bool((dark & still).float().mean() > 0.5)
-
-
 # ---------------------------------------------------------------- models
 
 
@@ -146,65 +134,20 @@ def open_model(
     return load_released(system, weights, device)
 
 
-def watch(
-    model: "VideoLanguageModel",
-    path: Path,
-    no_sound: bool = False,
-    no_picture: bool = False,
-    subtitles: "Subtitles | None" = None,
-) -> "Watched":
-    """Watch and hear a file, and say on standard error what of it is not there.
-
-    Args:
-        path: a video with or without sound; a picture; sound alone, for a system that listens.
-        no_sound, no_picture: leave out what the system would hear, or see.
-        subtitles: from `find_subtitles`.
-
-    Raises:
-        UserError: a bad file, or nothing of it is left for this system.
-    """
-    from vlmcourse.systems.processor import Given
-
-    given = model.processor.given
-    if no_picture and given.sounds is None:
-        raise UserError("this system does not listen: without the picture nothing is left")
-    given = Given(None if no_picture else given.pictures, None if no_sound else given.sounds)
-    watched = model.watch(path, given, None if subtitles is None else subtitles.cues)
-    lost = _not_there(watched, given)
-    if watched.pictures is None and watched.sounds is None:
-        raise UserError(f"{path}: has no {lost}, and nothing else of it was to be used")
-    if lost and not (lost == "sound track" and watched.clip.is_picture):
-        _note(f"this file has no {lost}; the answers come from what there is")
-    return watched
-
-
-def _not_there(watched: "Watched", given: "Given") -> str:
-    """What was to be used of a file, but is not in it; "" if all is."""
-    if given.pictures is not None and watched.pictures is None:
-        return "pictures"
-    return "sound track" if given.sounds is not None and watched.sounds is None else ""
-
-
-def check_file(path: Path) -> None:
-    """Raise MediaError for a file that cannot be opened, or whose pictures cannot be decoded."""
-    from vlmcourse.media.opening import has_tracks
-    from vlmcourse.media.video import probe_video
-
-    seen, _ = has_tracks(path)
-    if seen:
-        probe_video(path)
-
-
 # ---------------------------------------------------------------- the command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `vlmcourse chat`; exit code 2 with one line for what cannot be used."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    chat, small = _begin(args), args.preset == "world"
-    if args.question is not None:
-        answer_aloud(chat, args.question, small)
+    paths, questions = split_words(args.words)
+    for question in questions:
+        checked_question(question)
+    chat, small = _begin(args, paths), args.preset == "world"
+    for question in questions:
+        answer_aloud(chat, question, small)
+    if questions:
         return 0
     for question in _questions():
         if question == FORGET:
@@ -217,37 +160,44 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _begin(args: argparse.Namespace) -> Chat:
-    """Load the system, watch the file, and say what of it is used."""
+def _begin(args: argparse.Namespace, paths: list[Path]) -> Chat:
+    """Load the system, watch the files, and say what of them is used."""
     from vlmcourse.devices import chosen_device
     from vlmcourse.trained import quiet_libraries
 
     device = chosen_device(args.device)
-    if args.question is not None:
-        checked_question(args.question)
-    check_file(args.clip)  # a bad file is told before a large model is loaded
+    infos = check_files(paths)  # a bad file is told before a large model is loaded
     transcriber = check_options(args, device)
     quiet_libraries()
     model = open_model(args.system, args.preset, args.weights, device, args.foundations)
+    if len(paths) > 1 and not model.processor.takes_several:
+        named = ", ".join(map(str, paths))
+        raise UserError(f"{args.system} takes one file at a time, not {len(paths)}: {named}")
     told = (args.subtitles, args.no_subtitles, transcriber)
-    subtitles = find_subtitles(model, args.clip, *told)
-    watched = watch(model, args.clip, args.no_sound, args.no_picture, subtitles)
-    if subtitles is not None and not watched.clip.is_picture:
-        _note(subtitles_line(subtitles, watched.clip.duration_s, args.no_subtitles))
-        said = " ".join(cue.text for cue in subtitles.cues)
-        if args.preset == "world" and (unknown := unknown_words(model, said)):
-            more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-            _note(f"said words that this small model does not know: {', '.join(unknown[:8])}{more}")
-    small, frames = args.preset == "world", watched.clip.frames
-    if small and frames is not None and not looks_like_the_world(frames):
-        _note(
-            "this small system has only ever seen the procedural world (coloured shapes on a dark "
-            "ground); about other videos it can but guess in that world's words"
-        )
+    subtitles = find_subtitles(model, paths[0], *told)
+    watched, notes = watch(model, paths, args.no_sound, args.no_picture, subtitles)
+    clip, small = watched.clip, args.preset == "world"
+    if model.processor.takes_several:
+        for path, info, one in zip(paths, infos, clip.all, strict=True):
+            notes.append(media_line(path, info, one, model.processor))
+    if subtitles is not None and not clip.is_picture:
+        notes.append(subtitles_line(subtitles, clip.duration_s, args.no_subtitles))
+        notes += _unknown_speech(model, subtitles) if small else []
+    notes += unlike_the_world(paths, clip) if small else []
+    for note in notes:
+        _note(note)
     settings = {"max_new_tokens": LONGEST[args.preset], "temperature": TEMPERATURE[args.preset]}
     asked = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
     asked = {name: value for name, value in asked.items() if value is not None}
     return Chat(model, watched, **settings | model.answer_settings | asked)
+
+
+def _unknown_speech(model: "VideoLanguageModel", subtitles: "Subtitles") -> list[str]:
+    """A note on the words of subtitles that the model has no token for, if there are any."""
+    unknown = unknown_words(model, " ".join(cue.text for cue in subtitles.cues))
+    more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+    told = f"said words that this small model does not know: {', '.join(unknown[:8])}{more}"
+    return [told] if unknown else []
 
 
 def answer_aloud(chat: Chat, question: str, small: bool = True) -> None:
@@ -291,17 +241,17 @@ def _note(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vlmcourse chat",
-        description="Ask a system about a video, a picture, or (if it listens) sound alone.\n"
+        usage="%(prog)s [options] FILE [FILE ...] [QUESTION ...]",
+        description="Ask a system about a video, a picture, or (if it listens) sound alone; some\n"
+        "systems take several files at once. Files come first, then questions, each in quotes.\n"
         f"Without a question it asks for them, line by line; {QUIT} ends, {FORGET} starts a\n"
-        "new conversation about the same file.",
+        "new conversation about the same files.",
         epilog=EXAMPLES + "\n\n" + files_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "clip", type=Path, metavar="CLIP", help="any video, picture or sound file that ffmpeg reads"
-    )
-    add("question", nargs="?", help="default: ask for questions")
+    add("words", nargs="+", metavar="FILE", help="any video, picture or sound files that ffmpeg "
+        "reads; behind them questions (default: ask for them)")  # fmt: skip
     add("--system", default="video_chatgpt", help="default: %(default)s")
     add("--preset", choices=("world", "paper"), default="world", help="world: the small system")
     add("--weights", type=Path, metavar="DIR", help="world: a run instead of the shipped weights; "

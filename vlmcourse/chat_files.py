@@ -44,6 +44,11 @@ OFFICIAL_FILES = {
         "config.json": f"{_COGVLM2}video-llama3-chat, or ...-base: this and the following",
         **_SHARDS,
     },
+    "qwen2_vl": {
+        "config.json": "huggingface.co/Qwen/Qwen2-VL-2B-Instruct, -7B- or -72B-: this and the "
+        "following",
+        **_SHARDS,
+    },
 }
 """Names (or patterns) of the official files and folders that a system needs, and their sources."""
 FURTHER_FILES = {

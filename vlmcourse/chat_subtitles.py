@@ -15,11 +15,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --subtitles, --no-subtitles, --transcribe and --language."""
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--subtitles", type=Path, metavar="FILE", help="a .srt or .vtt file; "
-        "default: the one beside CLIP, if there is one")  # fmt: skip
+        "default: the one beside the clip, if there is one")  # fmt: skip
     said.add_argument("--no-subtitles", action="store_true", help="read none")
-    said.add_argument("--transcribe", type=Path, metavar="WHISPER_FOLDER", help="if CLIP has no "
-        "subtitles, listen with the Whisper in this folder (nothing is downloaded)")  # fmt: skip
-    parser.add_argument("--language", default="en", metavar="CODE", help="spoken in CLIP, for "
+    said.add_argument("--transcribe", type=Path, metavar="WHISPER_FOLDER", help="if the clip has "
+        "no subtitles, listen with the Whisper in this folder (nothing is downloaded)")  # fmt: skip
+    parser.add_argument("--language", default="en", metavar="CODE", help="spoken in the clip, for "
         "--transcribe; auto lets the model guess; default: %(default)s")  # fmt: skip
 
 

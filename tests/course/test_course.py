@@ -1,82 +1,19 @@
 """The course on made-up chapters: one good, one failing, one whose kernel dies, one too slow."""
 
 import base64
-import io
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from made_up_course import DOT, FIGURE, HOLD, chapter, run
 
-from vlmcourse import records
 from vlmcourse.course import main, page
-from vlmcourse.course.progress import Progress
-from vlmcourse.course.run import Course, Options
+from vlmcourse.course.course import Course
+from vlmcourse.course.items import Options
 from vlmcourse.course.state import card_minutes, choose, title_of
-from vlmcourse.course.steps import STEPS, Step, needs
 from vlmcourse.errors import UserError
-from vlmcourse.notebooks import KERNELSPEC, read_notebook, to_text
-
-# a 1 x 1 PNG, shown as a figure would be
-DOT = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
-    "AAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
-HOLD = "import time\nbig = bytearray(150 * 2**20)\ntime.sleep(0.5)"
-FIGURE = (
-    "from IPython.display import display\n"
-    f"display({{'image/png': '{DOT}', 'text/plain': 'figure'}}, raw=True)"
-)
-
-
-def chapter(folder: Path, name: str, *sources: str, parameters="device = 'cpu'\nscale = 1.0"):
-    """Write a chapter: title, card, parameters, and one cell for each source."""
-
-    def cell(kind: str, number: int, source: str, **metadata) -> dict:
-        code = {"outputs": [], "execution_count": None} if kind == "code" else {}
-        base = {"cell_type": kind, "id": f"c{number}", "metadata": metadata, "source": source}
-        return base | code
-
-    title = f"# Chapter {name}\n\nMeasured on the CPU: 0.5 min, 300 MiB. Here $x_1 + 1$ is < 2."
-    cells = [cell("markdown", 0, title), cell("code", 1, parameters, tags=["parameters"])]
-    cells += [cell("code", n, source) for n, source in enumerate(sources, start=2)]
-    book = {
-        "cells": cells,
-        "metadata": {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
-    (folder / "notebooks").mkdir(exist_ok=True)
-    (folder / "notebooks" / f"{name}.ipynb").write_text(to_text(book))
-
-
-def run(root: Path, wanted: str = "", options: Options | None = None, steps=(), **more):
-    stream = io.StringIO()
-    course = Course(root, root / "runs" / "course", options or Options(), steps)
-    chapters = choose(wanted, course.known)
-    well = course.run(chapters, Progress(stream, every_s=0.05), **more)
-    return well, course, stream.getvalue()
-
-
-def step(code: str, name: str = "made", **more) -> Step:
-    """A step whose command runs Python code instead of a vlmcourse command."""
-    return Step(name, f"the {name} step", ("-c", code), **more)
-
-
-@pytest.fixture
-def python_steps(monkeypatch):
-    """Let a step's command be Python's own options."""
-
-    def command(self, wanted):
-        device, scale = self.options.device or "cpu", self.options.scale or 1.0
-        return [
-            word.replace("{device}", device).replace("{scale}", str(scale))
-            for word in wanted.command
-        ]
-
-    monkeypatch.setattr(Course, "step_command", command)
-    monkeypatch.setattr(Course, "launcher", (sys.executable,))
+from vlmcourse.notebooks import read_notebook
 
 
 @pytest.fixture(scope="module")
@@ -175,98 +112,6 @@ def test_a_chapters_page_folds_solutions_and_holds_its_pictures(tmp_path):
     assert "<title>T &amp; U</title>" in html
 
 
-# ---- a second run
-
-
-def test_a_second_run_reuses_what_went_well(tmp_path):
-    chapter(tmp_path, "00_one", "open('count.txt', 'a').write('x')")
-    chapter(tmp_path, "01_two", "assert not __import__('os').path.exists('count.txt')")
-    runs = tmp_path / "notebooks" / "count.txt"
-    run(tmp_path)
-    well, course, text = run(tmp_path)
-    assert runs.read_text() == "x"
-    assert "00_one (about 0.5 min left)" in text, "only the failed chapter is planned"
-    assert "00_one: reused (" in text
-    assert course.done["01"].status == "failed", "a failed chapter runs again"
-    run(tmp_path, "00", Options(again=True))
-    assert runs.read_text() == "xx"
-    run(tmp_path, "00", Options(scale=0.5))
-    assert runs.read_text() == "xxx"
-    chapter(tmp_path, "00_one", "open('count.txt', 'a').write('y')")
-    well, course, _ = run(tmp_path, "00", Options(scale=0.5))
-    assert well
-    assert runs.read_text() == "xxxy"
-    html = (course.output / "index.html").read_text()
-    assert "Chapter 01_two" in html, "the page keeps the chapters that did not run this time"
-
-
-# ---- preparation
-
-
-def test_steps_run_once_and_again_when_a_source_changes(tmp_path, python_steps):
-    source = tmp_path / "recipe.yaml"
-    source.write_text("steps: 1")
-    code = "print(open('made.txt', 'a').write('{device} {scale};'))"
-    table = (step(code, outputs=("made.txt",), sources=("*.yaml",)),)
-    made = tmp_path / "made.txt"
-    for expected in ("cpu 1.0;", "cpu 1.0;"):
-        well, course, text = run(tmp_path, steps=table)
-        assert well
-        assert made.read_text() == expected
-    assert "reused" in text
-    assert course.done["step made"].peak_mib > 1
-    source.write_text("steps: 2")
-    run(tmp_path, steps=table)
-    run(tmp_path, steps=table, options=Options(scale=0.5))
-    assert made.read_text() == "cpu 1.0;cpu 1.0;cpu 0.5;"
-    made.unlink()
-    run(tmp_path, steps=table, options=Options(scale=0.5))
-    assert made.read_text() == "cpu 0.5;", "a missing output makes the step run again"
-
-
-@pytest.mark.parametrize(
-    ("code", "error"),
-    [("raise SystemExit('error: disk full')", "error: disk full"), ("pass", "did not leave gone")],
-)
-def test_a_failing_step_stops_only_the_chapters_that_need_it(tmp_path, python_steps, code, error):
-    chapter(tmp_path, "00_needs", "1")
-    chapter(tmp_path, "01_free", "1")
-    well, course, _ = run(tmp_path, steps=[step(code, outputs=("gone",), chapters=("00",))])
-    assert not well
-    assert error in course.done["step made"].error
-    assert "made.log" in course.done["step made"].error
-    assert course.done["00"].status == "not run"
-    assert "needs the failed step made" in course.done["00"].error
-    assert course.done["01"].status == "ok"
-
-
-def test_only_needed_steps_run(tmp_path, python_steps):
-    chapter(tmp_path, "00_a", "1")
-    table = [step("1", "some", chapters=("00",)), step("1", "other", chapters=("01",))]
-    _, course, _ = run(tmp_path, "00", steps=table)
-    assert "step some" in course.done
-    assert "step other" not in course.done
-
-
-def test_prepare_only_runs_no_chapter(tmp_path, python_steps):
-    chapter(tmp_path, "00_a", "1")
-    well, course, _ = run(tmp_path, steps=[step("1")], prepare_only=True)
-    assert well
-    assert "step made" in course.done
-    assert "00" not in course.done
-
-
-def test_the_table_of_steps_names_known_commands():
-    from vlmcourse.cli import COMMANDS
-
-    assert len({s.name for s in STEPS}) == len(STEPS)
-    for known in STEPS:
-        assert known.command[0] in COMMANDS
-        assert known.outputs, "a step says what it leaves"
-        [word.format(device="cpu", scale=1.0) for word in known.command]
-        assert isinstance(needs("00", known), bool)
-
-
 # ---- choosing, reading, remembering
 
 
@@ -306,27 +151,20 @@ def test_a_broken_state_file_is_forgotten(tmp_path):
 # ---- the command
 
 
-def test_the_command(tmp_path, capsys, monkeypatch):
+def test_the_command(tmp_path, capsys, monkeypatch, copied_chapters):
     monkeypatch.chdir(tmp_path)
     chapter(tmp_path, "00_a", "1")
     chapter(tmp_path, "01_b", "1/0")
-    monkeypatch.setattr("vlmcourse.course.run.STEPS", ())
+    monkeypatch.setattr("vlmcourse.course.course.STEPS", ())
     assert main(["--list"], root=tmp_path) == 0
     assert capsys.readouterr().out == "00_a: Chapter 00_a\n01_b: Chapter 01_b\n"
-    record = tmp_path / "records" / "course.json"
-    assert main(["--chapters", "00", "--record", str(record)], root=tmp_path) == 0
+    assert main(["--chapters", "00"], root=tmp_path) == 0
     out = capsys.readouterr()
     assert out.out.endswith("all went well: runs/course/index.html\n")
-    stored = records.read_record(record)
-    assert 0 < stored["metrics"]["00/minutes"]["mean"] < 1
-    assert stored["metrics"]["all/minutes"] == stored["metrics"]["00/minutes"]
-    assert stored["wall_s"] > 60 * stored["metrics"]["all/minutes"]["mean"] * 0.9
-    assert stored["peak_mib"] == stored["metrics"]["00/peak_mib"]["mean"]
-    assert stored["settings"] == {"chapters": ["00"]}
     assert main([], root=tmp_path) == 1
     out = capsys.readouterr()
     assert "01_b: failed" in out.err
-    assert "ZeroDivisionError" in out.err
+    assert "cell 3: no" in out.err
     assert "something failed" in out.out
     with pytest.raises(UserError, match="unknown chapter '07'"):
         main(["--chapters", "07"], root=tmp_path)
@@ -334,7 +172,11 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
-    [(["--scale", "0"], "--scale must be above 0"), (["--device", "gpu0"], "--device gpu0: ")],
+    [
+        (["--scale", "0"], "--scale must be above 0"),
+        (["--device", "gpu0"], "--device gpu0: "),
+        (["--jobs", "0"], "--jobs must be at least 1"),
+    ],
 )
 def test_options_that_cannot_be_are_refused(tmp_path, words, complaint):
     with pytest.raises(UserError, match=complaint):
@@ -345,6 +187,17 @@ def test_cuda_is_asked_for_before_minutes_are_spent(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="finds no CUDA device"):
         main(["--device", "cuda"], root=tmp_path)
+
+
+def test_a_chapter_whose_process_is_ended_from_outside_is_a_failed_chapter(tmp_path, monkeypatch):
+    chapter(tmp_path, "00_a", "1")
+    killed = (sys.executable, "-c", "import os; print('half way'); os.kill(os.getpid(), 9)")
+    monkeypatch.setattr("vlmcourse.course.items.LAUNCHER", killed)
+    well, course, _ = run(tmp_path)
+    assert not well
+    assert course.done["00"].error.startswith("before its first cell: exit code -9: ")
+    assert "00_a.log" in course.done["00"].error
+    assert (course.output / "logs" / "00_a.log").exists()
 
 
 def test_a_kernel_that_does_not_start_is_a_failed_chapter(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 from vlmcourse import cli
 from vlmcourse.backbones.language_model import grow_vocabulary
 from vlmcourse.errors import UserError
-from vlmcourse.evaluation.compare import comparison_table, read_options
+from vlmcourse.evaluation.compare import comparison_table
+from vlmcourse.evaluation.options import read_options
 from vlmcourse.evaluation.runs import differing_parts, load_runs
 from vlmcourse.records import read_record
 

@@ -11,7 +11,7 @@ from vlmcourse.evaluation import probes
 from vlmcourse.evaluation.conditions import TRAINED, chosen_conditions
 from vlmcourse.evaluation.rows import rows_without_media
 from vlmcourse.systems.batch import collate
-from vlmcourse.systems.processor import Given
+from vlmcourse.systems.processor import Clip, Given
 from vlmcourse.trained import load_trained_system
 from vlmcourse.world.dataset import load_split
 from vlmcourse.world.language import Question, event_list, storyboard
@@ -195,3 +195,23 @@ def test_conditions_that_no_trained_weight_touches_are_asked_once(runs, foundati
     assert set(np.unique(found["shuffled"])) <= {0.0, 0.5, 1.0}
     again = probes.Asker(asked).ask(models[2], "blind")
     assert again.tolist() == found["blind"][0].tolist(), "trained weights play no part in it"
+
+
+def test_features_that_count_tokens_are_shuffled_by_pairs_of_frames():
+    grid, tokens = torch.tensor([3, 4, 2]), torch.arange(6.0).view(6, 1, 1)
+    clip = Clip(torch.arange(6.0), duration_s=3.0, grid=grid)
+    one = probes.Probes(["a"], [None], [[]], [clip], [tokens])
+    moved = probes.shown(one, "shuffled", seed=1)[1][0]["pictures"].flatten().tolist()
+    pairs = [moved[:2], moved[2:4], moved[4:]]
+    assert sorted(pairs) == [[0, 1], [2, 3], [4, 5]]
+    assert pairs != sorted(pairs)
+    still = probes.shown(one, "one_frame")[1][0]["pictures"].flatten().tolist()
+    assert still == [2, 3] * 3
+
+
+def test_long_rows_go_in_smaller_batches():
+    cut = list(probes.batches([300] * 20))
+    assert cut == [(0, 16), (16, 20)]
+    assert list(probes.batches([300, 2048, 2048, 2048, 2048, 2048, 100])) == [(0, 4), (4, 7)]
+    assert list(probes.batches([9000, 9000])) == [(0, 1), (1, 2)]
+    assert list(probes.batches([])) == []

@@ -8,7 +8,10 @@ from vlmcourse.parts.dynamic_resolution import (
     MAX_PIXELS,
     MIN_PIXELS,
     VIDEO_MAX_PIXELS,
+    budget_frames,
     smart_resize,
+    square_size,
+    video_cost,
     video_max_pixels,
     video_tokens,
 )
@@ -66,3 +69,42 @@ def test_video_budget():
     assert video_max_pixels(768) == 105_369  # the lower bound wins
     rows, columns = smart_resize(720, 1280, min_pixels=100_352, max_pixels=video_max_pixels(16))
     assert video_tokens(16, rows, columns) == 8 * (rows // 28) * (columns // 28)
+
+
+def test_squares_of_as_many_tokens():
+    for height, width in sizes(300, 40, 5000):
+        rows, columns = smart_resize(height, width, max_pixels=1_003_520)
+        tokens = rows * columns // 28**2
+        side, other = square_size(rows, columns)
+        assert side == other
+        assert side % 28 == 0
+        near = (side // 28) ** 2
+        wanted = min(((k * k) for k in range(1, 60)), key=lambda n: abs(n - tokens))
+        assert abs(near - tokens) == abs(wanted - tokens)
+        bounded, _ = square_size(rows, columns, max_pixels=1_003_520)
+        assert bounded**2 <= 1_003_520
+        assert bounded in (side, side - 28)
+    assert square_size(28, 28 * 3, max_pixels=28**2) == (28, 28)
+    assert square_size(16, 16, factor=16, max_pixels=10) == (16, 16)
+
+
+def test_the_budget_overflows_in_long_videos():
+    last = budget_frames()
+    assert last == 365
+    assert video_max_pixels(last) == 24576 * 784 * 2 / 365 > 105_369
+    assert video_max_pixels(last + 1) == 105_369
+    for frames in (4, 64, 240, 364):
+        assert video_cost(frames, 720, 1280).overflow == 0
+    longest = video_cost(768, 720, 1280)  # FACTS: 46,080 for 1280 x 720
+    assert (longest.tokens, longest.budget) == (46_080, 24_576)
+    assert longest.overflow == 46_080 - 24_576
+    assert longest.tokens == 384 * (longest.height // 28) * (longest.width // 28)
+
+
+def test_the_budget_of_a_small_world():
+    small = {"min_pixels": 4 * 256, "total_pixels": 256 * 256}
+    told = {"factor": 16, "frame_max_pixels": 16 * 256, **small}
+    last = budget_frames(**small)
+    assert last == 2 * 256 * 256 // int(1.05 * 4 * 256)
+    assert video_cost(16, 64, 64, **told).tokens == 8 * 16
+    assert [video_cost(n, 64, 64, **told).overflow > 0 for n in (16, 64, 256)] == [0, 0, 1]

@@ -10,9 +10,9 @@ from vlmcourse.training.arithmetic import Arithmetic
 
 
 def steps(callback, parts, run):
-    """Train as the trainer would: `parts` batches a step, three steps."""
-    trainer = SimpleNamespace(global_step=0)
-    for number in range(3 * parts):
+    """Train as the trainer would: `parts` batches a step, six steps."""
+    trainer = SimpleNamespace(global_step=0, max_steps=6)
+    for number in range(6 * parts):
         callback.on_train_batch_start(trainer, None, None, number)
         run()
         trainer.global_step += (number + 1) % parts == 0
@@ -28,6 +28,15 @@ def test_products_forward_and_backward_count_and_parts_of_a_step_add_up(parts):
     assert counted.gflop == [pytest.approx(parts * 2 * one / 1e9)] * 2
 
 
+def test_counted_steps_are_spread_over_the_stage():
+    layer = torch.nn.Linear(8, 16)
+    sizes = iter((1, 10, 2, 20, 3, 30))
+    counted = Arithmetic(steps=3)
+    steps(counted, 1, lambda: layer(torch.randn(next(sizes), 8)).sum().backward())
+    one = 2 * 2 * 8 * 16 / 1e9
+    assert counted.gflop == [pytest.approx(rows * one) for rows in (1, 2, 3)]
+
+
 def test_fused_attention_counts_on_a_cpu():
     rows, heads, length, width = 1, 2, 32, 16
     q, k, v = (torch.randn(rows, heads, length, width, requires_grad=True) for _ in range(3))
@@ -39,7 +48,7 @@ def test_fused_attention_counts_on_a_cpu():
 
 def test_a_failed_step_leaves_no_counter_behind():
     counted = Arithmetic()
-    counted.on_train_batch_start(SimpleNamespace(global_step=0), None, None, 0)
+    counted.on_train_batch_start(SimpleNamespace(global_step=0, max_steps=6), None, None, 0)
     counted.on_exception(None, None, RuntimeError("out of memory"))
     before = counted._parts
     torch.randn(4, 8) @ torch.randn(8, 4)

@@ -167,7 +167,7 @@ def test_the_record_tells_what_equal_compute_is_judged_by(whole, tmp_path, build
     with open(tmp_path / "out" / "alignment" / "metrics.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert told["gflop_per_step"]["mean"] > 0
-    assert told["gflop_per_step"]["n"] == min(8, told["steps"]["mean"])
+    assert told["gflop_per_step"]["n"] == min(16, told["steps"]["mean"])
     for name in ("positions", "frames", "patches"):
         assert told[name]["mean"] == sum(int(row[name]) for row in rows)
     assert told["frames"]["mean"] == 2 * 3 * 4  # steps, videos a step, frames a video

@@ -6,6 +6,7 @@ from PIL import Image
 from vlmcourse import cli
 from vlmcourse.world.command import ROOTS
 from vlmcourse.world.dataset import load_split
+from vlmcourse.world.pictures import MANY_SIZES
 from vlmcourse.world.splits import SPLITS, scene_split
 from vlmcourse.world.story import is_held_out
 from vlmcourse.world.texts import load_texts
@@ -82,9 +83,38 @@ def test_the_size_of_pictures_is_asked_for(tmp_path):
             assert picture.size == (33, 48)
 
 
+def test_pictures_of_many_sizes_are_asked_for_by_a_list_or_without(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    few = ("--split", "val", "--count", 6, "--workers", 1)
+    assert run("--pictures", "--sizes", *few) == 0
+    made = load_split(ROOTS["sizes"] / "val")
+    assert set(made.sizes) <= set(MANY_SIZES)
+    assert made.manifest["settings"]["sizes"] == [list(size) for size in MANY_SIZES]
+    assert all(story.mark for story in made.stories)
+    assert made.data_checksum[:12] in capsys.readouterr().out
+    assert run("--pictures", "--sizes", "48x32, 20x60,48x32", *few, "--root", "own") == 0
+    assert load_split("own/val").manifest["settings"]["sizes"] == [[48, 32], [20, 60]]
+
+
+def test_longer_films_tell_more(tmp_path, caplog):
+    few = ("--split", "test", "--count", 2, "--fps", 1, "--size", "32x32", "--workers", 1)
+    for duration_s, events in ((8, [1, 4]), (64, [2, 8]), (65, [2, 8])):
+        root = tmp_path / str(duration_s)
+        assert run("--duration", duration_s, *few, "--root", root) == 0
+        made = load_split(root / "test")
+        assert made.manifest["settings"]["story"]["events"] == events
+        assert [story.duration_s for story in made.stories] == [duration_s] * 2
+        assert ("no words for seconds from 64" in caplog.text) == (duration_s > 64)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["--sizes", "32x32"], "--sizes cannot be had with films: give --pictures too"),
+        (["--pictures", "--sizes", "32x32,64"], "--sizes must look like"),
+        (["--pictures", "--sizes", "32x32", "--size", "32x32"], "exclude each other"),
+        (["--pictures", "--sizes", "32x32,8x40"], "at least 16 pixels, not 8x40"),
+        (["--texts", "--sizes"], "--sizes cannot be had with --texts"),
         (["--size", "64"], "--size must look like"),
         (["--size", "63x64"], "even"),
         (["--duration", "2"], "4 to 600"),

@@ -18,6 +18,7 @@ from vlmcourse.world.language import (
     moments,
     storyboard,
 )
+from vlmcourse.world.splits import sample_stories
 from vlmcourse.world.story import (
     Event,
     Line,
@@ -216,6 +217,24 @@ def test_every_word_is_in_the_vocabulary():
         texts += [caption(story, style, 40) for style in CAPTION_REQUESTS]
         texts += [f"{q.text} {q.answer}" for q in all_questions(story, 40)]
         assert set(" ".join(texts).split()) <= known
+
+
+@pytest.mark.parametrize("duration_s", [16, 32, 64])
+def test_long_films_are_asked_evenly_in_words_that_are_known(duration_s):
+    """As the test splits on which it is measured what longer films do to a system."""
+    stories = sample_stories("test", 100, StorySettings.of_length(duration_s))
+    questions = [q for asked in balanced_questions(stories, seed=2) for q in asked]
+    known = set(vocabulary())
+    assert {w for q in questions for w in f"{q.text} {q.answer}".split()} <= known
+    asked, shares = Counter(q.kind for q in questions), blind_best(questions)
+    for kind in ("where", "when", "at", "before", "after", "first", "last"):
+        assert asked[kind] >= 80, kind
+    assert max(shares[kind] for kind in ("before", "after", "exists")) <= 0.52
+    assert shares["where"] < 0.14
+    assert max(shares[kind] for kind in ("when", "at", "first", "last")) < 0.09
+    seconds = [int(q.answer) for q in questions if q.kind == "when"]
+    assert min(seconds) < duration_s / 8
+    assert max(seconds) >= duration_s - 4
 
 
 def test_a_picture_is_asked_what_it_answers_and_nothing_else():

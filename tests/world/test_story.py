@@ -154,3 +154,47 @@ def test_live_sound_leaves_the_default_stories_alone():
     lines = "\n".join(story.to_json() for story in STORIES)
     assert hashlib.sha256(lines.encode()).hexdigest() == HASH_OF_STORIES
     assert [s.things for s in STORIES] != [s.things for s in LIVE]
+
+
+# ---------------------------------------------------------------- longer stories
+
+
+def test_what_happens_grows_with_the_cube_root_of_the_length():
+    events = {d: StorySettings.of_length(d).events for d in (4, 5, 8, 16, 32, 64, 600)}
+    assert events == {
+        **{4: (1, 2), 5: (1, 2), 8: (1, 4), 16: (1, 5)},
+        **{32: (2, 6), 64: (2, 8), 600: (4, 12)},
+    }
+    sounds = [StorySettings.of_length(d).sounds for d in (8, 16, 64, 600)]
+    assert sounds == [(0, 2), (0, 3), (0, 4), (0, 6)]
+    assert StorySettings.of_length(64).lines == (0, 4)
+    assert StorySettings.of_length(8) == StorySettings()
+    mixed = (4, 6, 8)
+    assert StorySettings.of_length(mixed, True) == StorySettings(mixed, live_sound=True)
+    assert StorySettings.of_length((6, 64)).events == (1, 8)
+
+
+@pytest.mark.parametrize("duration_s", [16, 32, 64, 600])
+def test_long_stories_are_told_from_beginning_to_end(duration_s):
+    settings = StorySettings.of_length(duration_s, live_sound=duration_s == 600)
+    stories = [sample_story(seed, settings) for seed in range(60)]
+    low, high = settings.events
+    assert {len(s.events) for s in stories} >= {low + 1, min(high, 11)}
+    starts = [e.start_s / duration_s for s in stories for e in s.events]
+    for quarter in (0.0, 0.25, 0.5, 0.75):
+        assert sum(quarter <= x < quarter + 0.25 for x in starts) > 0.15 * len(starts)
+    for story in stories:
+        busy = Counter(t for e in story.events for t in range(e.start_s, e.end_s))
+        assert all(n == 1 and 0 <= t < duration_s for t, n in busy.items())
+        assert all(s.start_s < duration_s for s in (*story.sounds, *story.lines))
+
+
+def test_as_much_as_few_things_can_do_is_enough():
+    """Two things have eleven events between them, of which one is a slide; asking for more ends."""
+    settings = StorySettings(64, things=(2, 2), events=(12, 12))
+    assert len(sample_story(1, settings).events) == 11
+
+
+def test_more_sounds_than_there_are_kinds_are_refused():
+    with pytest.raises(UserError, match="sounds must lie within 0 to 6"):
+        StorySettings(sounds=(0, 7))

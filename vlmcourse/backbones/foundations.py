@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vlmcourse.backbones.imagebind import ImageBind
 from vlmcourse.backbones.language_model import load_language_model
+from vlmcourse.backbones.qwen2_vit import Qwen2Vit, Qwen2VitConfig
 from vlmcourse.backbones.tokenizers import Tokenizer, load_tokenizer
 from vlmcourse.backbones.world_imagebind import build_world_imagebind
 from vlmcourse.backbones.world_qformer import ImageTextQFormer
@@ -17,6 +18,9 @@ from vlmcourse.parts.qformer import QFormer
 FOUNDATIONS = Path(__file__).resolve().parents[2] / "data" / "foundations"
 FROZEN_IN_IMAGEBIND = "vision.encoder."
 """The part of ImageBind that `imagebind.safetensors` leaves to `vision_encoder.safetensors`."""
+
+QWEN2_VIT = Qwen2VitConfig(depth=4, width=96, heads=4, patch_size=8, rope_theta=100.0)
+"""Sizes of the small Qwen2 vision tower; its grids are small, hence the base of its angles."""
 
 
 def load_vision_encoder(folder: Path | None = None, image_size: int = 64) -> WorldVisionEncoder:
@@ -31,6 +35,21 @@ def load_vision_encoder(folder: Path | None = None, image_size: int = 64) -> Wor
     """
     encoder = WorldVisionEncoder(WorldVisionConfig(image_size=image_size))
     return _filled(encoder, folder, "vision_encoder", "vision encoder")
+
+
+def load_qwen2_vit(folder: Path | None = None) -> Qwen2Vit:
+    """Load `qwen2_vit.safetensors` of a folder, in eval mode.
+
+    Its patches are 8 x 8 pixels of two frames. Pixels are normalised as Qwen2-VL's are
+    (media/transforms.py: `normalise_frames`).
+
+    Args:
+        folder: None takes the shipped one.
+
+    Raises:
+        UserError: the file is missing or does not fit.
+    """
+    return _filled(Qwen2Vit(QWEN2_VIT), folder, "qwen2_vit", "Qwen2 vision tower")
 
 
 def load_image_text_qformer(folder: Path | None = None) -> ImageTextQFormer:

@@ -55,6 +55,13 @@ def build_mistral(sizes: LlamaSizes):
     return MistralForCausalLM(MistralConfig(**_settings(sizes), sliding_window=None))
 
 
+def build_qwen2(sizes: LlamaSizes):
+    """Build a `Qwen2ForCausalLM`: as Llama, but queries, keys and values have biases."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(**_settings(sizes), use_sliding_window=False))
+
+
 def _settings(sizes: LlamaSizes) -> dict[str, Any]:
     """Sizes in the words of transformers."""
     return {
@@ -131,14 +138,15 @@ def rebuild_buffers(model: nn.Module, device: torch.device | str) -> None:
     Needed after a model was built on the meta device and its weights were assigned.
     """
     from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
-    from transformers.models.llama.modeling_llama import LlamaModel, LlamaRotaryEmbedding
-    from transformers.models.mistral.modeling_mistral import MistralModel, MistralRotaryEmbedding
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+    from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-    for module in model.modules():
-        if isinstance(module, LlamaModel):
-            module.rotary_emb = LlamaRotaryEmbedding(config=module.config).to(device)
-        elif isinstance(module, MistralModel):
-            module.rotary_emb = MistralRotaryEmbedding(config=module.config).to(device)
-        elif isinstance(module, CLIPVisionEmbeddings):
+    rotary = (LlamaRotaryEmbedding, MistralRotaryEmbedding, Qwen2RotaryEmbedding)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, rotary):
+                setattr(module, name, type(child)(config=child.config).to(device))
+        if isinstance(module, CLIPVisionEmbeddings):
             index = torch.arange(module.num_positions, device=device).expand(1, -1)
             module.register_buffer("position_ids", index, persistent=False)

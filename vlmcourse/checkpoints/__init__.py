@@ -55,13 +55,26 @@ def _minigpt4_video(
     return minigpt4_video.load_released(folder, device, dtype, **options)
 
 
+def _qwen2_vl(
+    folder: Path, device: str, dtype: "torch.dtype", **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.checkpoints import qwen2_vl
+
+    return qwen2_vl.load_released(folder, device, dtype, **options)
+
+
 LOADERS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "video_chatgpt": _video_chatgpt,
     "video_llama": _video_llama,
     "minigpt4_video": _minigpt4_video,
     "cogvlm2": _cogvlm2,
     "cogvlm2_video": _cogvlm2_video,
+    "qwen2_vl": _qwen2_vl,
 }
+
+
+WIDE_RANGE = ("qwen2_vl",)
+"""Systems published in bfloat16, whose numbers may leave the range of float16."""
 
 
 def load_released(
@@ -88,5 +101,6 @@ def load_released(
     if system not in LOADERS:
         raise UserError(f"no released weights known for {system!r}. Known: {', '.join(LOADERS)}")
     if dtype is None:
-        dtype = torch.float16 if str(device).startswith("cuda") else torch.float32
+        half = torch.bfloat16 if system in WIDE_RANGE else torch.float16
+        dtype = half if str(device).startswith("cuda") else torch.float32
     return LOADERS[system](Path(folder), device, dtype, **options)

@@ -1,5 +1,6 @@
 """What is prepared before the chapters run, as a table."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -13,8 +14,10 @@ class Step:
         command: arguments of ``vlmcourse``; ``{device}`` and ``{scale}`` are filled in.
         outputs: paths from the root that exist when it is done.
         sources: patterns of the files it depends on; a change makes it run again.
-        minutes: first estimate on two cores, used until a run has been measured.
+        minutes: first estimate on one core, used until a run has been measured.
         chapters: the chapters that need it (empty: all of them).
+        after: names of the steps whose files it reads; they stand before it in the table.
+        alone: nothing runs beside it; for a command that uses all cores itself.
     """
 
     name: str
@@ -24,11 +27,22 @@ class Step:
     sources: tuple[str, ...] = ()
     minutes: float = 1.0
     chapters: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    alone: bool = False
 
 
 def needs(number: str, step: Step) -> bool:
     """Whether a chapter needs a step."""
     return not step.chapters or number in step.chapters
+
+
+def needed(steps: Sequence[Step], numbers: Collection[str]) -> list[Step]:
+    """The steps that chapters need (no chapters: all), with those they come after, in order."""
+    wanted: set[str] = set()
+    for step in reversed(steps):
+        if not numbers or step.name in wanted or any(needs(number, step) for number in numbers):
+            wanted |= {step.name, *step.after}
+    return [step for step in steps if step.name in wanted]
 
 
 STEPS: tuple[Step, ...] = (
@@ -38,7 +52,8 @@ STEPS: tuple[Step, ...] = (
         command=("world",),
         outputs=tuple(f"data/world/{split}/manifest.json" for split in ("train", "val", "test")),
         sources=("vlmcourse/world/*.py",),
-        minutes=2.0,
+        minutes=0.6,
+        alone=True,
     ),
     Step(
         name="foundations",
@@ -63,8 +78,9 @@ STEPS: tuple[Step, ...] = (
             "data/foundations/**/*.safetensors",
             "vlmcourse/world/*.py",
         ),
-        minutes=6.0,
+        minutes=4.5,
         chapters=("04",),
+        after=("world", "foundations"),
     ),
     Step(
         name="measure",
@@ -76,8 +92,9 @@ STEPS: tuple[Step, ...] = (
         ),
         outputs=("runs/course/records/video_chatgpt-probes.json",),
         sources=("experiments/video_chatgpt/world_*.yaml", "data/foundations/**/*.safetensors"),
-        minutes=1.5,
+        minutes=1.0,
         chapters=("04",),
+        after=("train",),
     ),
     Step(
         name="world_live",
@@ -85,8 +102,9 @@ STEPS: tuple[Step, ...] = (
         command=("world", "--live-sound"),
         outputs=tuple(f"data/world_live/{x}/manifest.json" for x in ("train", "val", "test")),
         sources=("vlmcourse/world/*.py",),
-        minutes=2.0,
+        minutes=0.6,
         chapters=("05",),
+        alone=True,
     ),
     Step(
         name="train_video_llama",
@@ -101,8 +119,9 @@ STEPS: tuple[Step, ...] = (
             "data/foundations/**/*.safetensors",
             "vlmcourse/world/*.py",
         ),
-        minutes=8.0,
+        minutes=8.5,
         chapters=("05",),
+        after=("world", "world_live", "foundations"),
     ),
     Step(
         name="measure_video_llama",
@@ -114,8 +133,9 @@ STEPS: tuple[Step, ...] = (
         ),
         outputs=("runs/course/records/video_llama-probes.json",),
         sources=("experiments/video_llama/world_*.yaml", "data/foundations/**/*.safetensors"),
-        minutes=3.0,
+        minutes=1.4,
         chapters=("05",),
+        after=("train_video_llama",),
     ),
     Step(
         name="world_pictures",
@@ -124,7 +144,8 @@ STEPS: tuple[Step, ...] = (
         outputs=tuple(f"data/world_pictures/{x}/manifest.json" for x in ("train", "val", "test")),
         sources=("vlmcourse/world/*.py",),
         minutes=0.5,
-        chapters=("06",),
+        chapters=("06", "07"),
+        alone=True,
     ),
     Step(
         name="train_minigpt4_video",
@@ -139,8 +160,9 @@ STEPS: tuple[Step, ...] = (
             "data/foundations/**/*.safetensors",
             "vlmcourse/world/*.py",
         ),
-        minutes=6.0,
+        minutes=5.0,
         chapters=("06",),
+        after=("world", "world_pictures", "foundations"),
     ),
     Step(
         name="measure_minigpt4_video",
@@ -152,7 +174,65 @@ STEPS: tuple[Step, ...] = (
         ),
         outputs=("runs/course/records/minigpt4_video-probes.json",),
         sources=("experiments/minigpt4_video/world_*.yaml", "data/foundations/**/*.safetensors"),
-        minutes=2.0,
+        minutes=1.5,
         chapters=("06",),
+        after=("train_minigpt4_video",),
+    ),
+    Step(
+        name="world_texts",
+        title="texts of the world, without media",
+        command=("world", "--texts"),
+        outputs=tuple(f"data/world_texts/{x}/manifest.json" for x in ("train", "val", "test")),
+        sources=("vlmcourse/world/*.py",),
+        minutes=0.1,
+        chapters=("07",),
+    ),
+    Step(
+        name="train_cogvlm2",
+        title="training of CogVLM2 on pictures, with language data",
+        command=(
+            *("train", "--system", "cogvlm2", "--recipe", "mixed", "--seed", "0"),
+            *("--device", "{device}", "--scale", "{scale}"),
+        ),
+        outputs=("runs/cogvlm2/mixed-seed0/pretrain_2/weights.safetensors",),
+        sources=(
+            "experiments/cogvlm2/mixed_*.yaml",
+            "data/foundations/**/*.safetensors",
+            "vlmcourse/world/*.py",
+        ),
+        minutes=5.0,
+        chapters=("07",),
+        after=("world_pictures", "world_texts", "foundations"),
+    ),
+    Step(
+        name="train_cogvlm2_video",
+        title="training of CogVLM2-Video, both stages",
+        command=(
+            *("train", "--system", "cogvlm2_video", "--seed", "0"),
+            *("--device", "{device}", "--scale", "{scale}"),
+        ),
+        outputs=("runs/cogvlm2_video/world-seed0/grounding/weights.safetensors",),
+        sources=(
+            "experiments/cogvlm2_video/world_*.yaml",
+            "data/foundations/**/*.safetensors",
+            "vlmcourse/world/*.py",
+        ),
+        minutes=5.0,
+        chapters=("07",),
+        after=("train_cogvlm2", "world"),
+    ),
+    Step(
+        name="measure_cogvlm2_video",
+        title="what it sees, and when",
+        command=(
+            *("evaluate", "--system", "cogvlm2_video", "--device", "{device}"),
+            *("--runs", "runs/cogvlm2_video/world-seed0"),
+            *("--record", "runs/course/records/cogvlm2_video-probes.json"),
+        ),
+        outputs=("runs/course/records/cogvlm2_video-probes.json",),
+        sources=("experiments/cogvlm2_video/world_*.yaml", "data/foundations/**/*.safetensors"),
+        minutes=2.0,
+        chapters=("07",),
+        after=("train_cogvlm2_video",),
     ),
 )

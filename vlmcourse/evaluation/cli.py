@@ -4,9 +4,11 @@ import argparse
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -31,6 +33,7 @@ class Evaluation:
         given: streams that the system is given (`conditions.read_given`); None means all it takes.
         controls: of `conditions.CONTROLS`; None means all that take something away from it.
         permutations: orders that "shuffled" and "shuffled_sound" take the mean of.
+        options: settings of the system that are changed for the questions; their weights stay.
     """
 
     system: str
@@ -40,6 +43,12 @@ class Evaluation:
     given: tuple[str, ...] | None = None
     controls: tuple[str, ...] | None = None
     permutations: int = 3
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a record tells of the changed options, if there are any."""
+        return {"set": dict(self.options)} if self.options else {}
 
     @property
     def fitted_on(self) -> Path:
@@ -56,11 +65,19 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
         UserError: runs, splits or foundations that cannot be used; no record is written then.
     """
     from vlmcourse.evaluation import probes, scoring
+    from vlmcourse.evaluation.cost import clip_tokens
     from vlmcourse.evaluation.runs import frozen_language_model
+    from vlmcourse.evaluation.shapes import (
+        clip_sizes,
+        shape_costs,
+        shape_groups,
+        shape_metrics,
+    )
 
     split = what.sources.load_split()
-    side = load(what.system, what.runs, split, what.sources, what.given, progress=progress)
+    side = load(what.system, what.runs, split, what.sources, what.given, what.options, progress)
     asked, subject = side.probes, side.asked
+    sizes = clip_sizes(split, asked.ids)
     conditions = chosen_conditions(what.controls, subject)
     fitted = _questions(what.fitted_on) if "majority" in conditions else []
     frozen = None
@@ -68,6 +85,7 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
         frozen = frozen_language_model(side.models[0], what.sources.foundations)
     settings = {
         **side.settings,
+        **what.told,
         "split": str(what.sources.split),
         "clips": len(asked.ids),
         "conditions": conditions,
@@ -95,6 +113,10 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
         run.metrics = side.cost() | scoring.score(
             answers.right, asked.questions, asked.clip_of, answers.opposite, seconds
         )
+        if shapes := shape_groups(sizes, asked.clip_of):
+            tokens = [count for _, count in clip_tokens(side.models[0], asked)]
+            run.metrics |= shape_costs(tokens, sizes)
+            run.metrics |= shape_metrics(answers.right, asked.questions, asked.clip_of, shapes)
         run.status, run.note = _judged(
             run.metrics, subject.evidence, len(side.runs), len(asked.ids)
         )
@@ -128,7 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     import torch
 
+    from vlmcourse.evaluation.grid import evaluate_grid, grid_table
     from vlmcourse.evaluation.grounding_command import ground, grounding_table
+    from vlmcourse.evaluation.options import read_grid, read_options
     from vlmcourse.evaluation.scoring import probe_table
     from vlmcourse.trained import quiet_libraries
 
@@ -136,8 +160,10 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if args.permutations < 1 or (args.clips is not None and args.clips < 1):
         raise UserError("--permutations and --clips must be at least 1")
+    options, grid = read_options(args.set), read_grid(args.grid)
+    _refuse_beside_grid(args, options, grid.axes)
     torch.set_num_threads(args.threads)
-    kind = "grounding" if args.grounding else "probes"
+    kind = "grid" if args.grid else "grounding" if args.grounding else "probes"
     path = args.record or Path("runs/evaluation") / f"{args.system}-{kind}.json"
     sources = Sources(
         args.split or args.data / "test", args.clips, args.cache, args.foundations, args.device
@@ -146,15 +172,27 @@ def main(argv: list[str] | None = None) -> int:
         args.system, tuple(args.runs or [None]), sources, args.train,
         None if args.given is None else tuple(args.given),
         None if args.controls is None else tuple(args.controls),
-        args.permutations,
+        args.permutations, options,
     )  # fmt: skip
-    measure, table = (ground, grounding_table) if args.grounding else (evaluate, probe_table)
-    record = measure(what, path, ["vlmcourse", "evaluate", *argv])
+    measure, table = {
+        "probes": (evaluate, probe_table),
+        "grounding": (ground, grounding_table),
+        "grid": (partial(evaluate_grid, grid=grid), grid_table),
+    }[kind]
+    record = measure(what, record=path, command=["vlmcourse", "evaluate", *argv])
     tqdm.write(table(record))
-    if args.kinds and not args.grounding:
+    if args.kinds and kind == "probes":
         tqdm.write("\n" + probe_table(record, kinds=True))
     tqdm.write(f"\n{record['note']}\nrecord: {path}")
     return 0
+
+
+def _refuse_beside_grid(args: argparse.Namespace, options: Collection, axes: Collection) -> None:
+    """Refuse what a grid does not go together with."""
+    if args.grid and (args.grounding or args.controls):
+        raise UserError("--grid asks the questions without controls, and no spans")
+    if twice := sorted(set(options) & set(axes)):
+        raise UserError(f"{twice[0]} stands in --set and in --grid")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -163,11 +201,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Ask trained runs of a system, and controls that lack something, all questions "
         "of a split; write one record and print its table. An answer counts if it is exact. With "
         "--grounding: ask when every event begins and how long it lasts, and measure how well "
-        "these spans meet the true ones.",
+        "these spans meet the true ones. With --grid: ask every combination of some settings.",
         epilog="example: vlmcourse evaluate --system video_chatgpt --runs "
         "runs/video_chatgpt/world-seed0 runs/video_chatgpt/world-seed1 "
         "runs/video_chatgpt/world-seed2 "
-        "--record experiments/video_chatgpt/records/video_chatgpt-probes.json",
+        "--record experiments/video_chatgpt/records/video_chatgpt-probes.json. What a budget of "
+        "tokens is spent on best: --system qwen2_vl --grid fps=0.5,1,2 --grid "
+        "video_max_pixels=1024,2304,4096",
     )
     add = parser.add_argument
     add("--system", required=True, help="for example video_chatgpt")
@@ -203,6 +243,22 @@ def _parser() -> argparse.ArgumentParser:
         choices=tuple(CONTROLS),
         help="default: all that take something away from what is given (with --grounding: blind)",
     )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="ask with another setting of the system than it was trained with (num_frames=4, "
+        "max_pixels=4096, ...), if its weights fit; may be said again",
+    )
+    add(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="NAME=V,V,...",
+        help="ask every combination of these settings, for one record; may be said again. What is "
+        "finished is kept beside the record until it is whole",
+    )
     add("--grounding", action="store_true", help="measure temporal grounding instead")
     add("--permutations", type=int, default=3, help="orders of what is shuffled (default: 3)")
     add("--clips", type=int, help="use the first so many clips only")
@@ -210,6 +266,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--foundations", type=Path, help="folder of the frozen parts (default: the shipped ones)")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=1, help="torch threads (default: 1, as runs are small)")
-    add("--record", type=Path, help="default: runs/evaluation/SYSTEM-probes.json or -grounding")
+    add("--record", type=Path, help="default: runs/evaluation/SYSTEM-probes.json, ...")
     add("--kinds", action="store_true", help="print the table of kinds of questions too")
     return parser

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -19,9 +19,11 @@ from tqdm import tqdm
 from vlmcourse.errors import UserError
 from vlmcourse.evaluation.conditions import SOUNDS, SYSTEM
 from vlmcourse.evaluation.loading import Loaded, Sources, load
+from vlmcourse.evaluation.options import read_options
 from vlmcourse.evaluation.runs import differing_parts, only_a_look, system_of
 from vlmcourse.evaluation.scoring import (
     HALLUCINATION,
+    SHAPES,
     Bootstrap,
     groups,
     hallucination_groups,
@@ -96,8 +98,8 @@ def compare(what: Comparison, record: Path, command: Sequence[str], progress: bo
         for side, label in zip((what.a, what.b), SIDES)
     ]
     probes, told = both[0].probes, [one.settings for one in both]
-    known = _every(probes, SPAN_MEASURES) if what.grounding else groups(probes.questions)
-    _refuse_unasked(what.about, known)
+    sets = _every(probes, SPAN_MEASURES) if what.grounding else question_sets(split, probes)
+    _refuse_unasked(what.about, sets)
     paired = told[0]["weights"] == told[1]["weights"]
     settings = dict(zip(SIDES, told)) | {
         "about": list(what.about),
@@ -112,8 +114,8 @@ def compare(what: Comparison, record: Path, command: Sequence[str], progress: bo
         Run(record, list(command), settings, sorted(seeds), split.data_checksum) as run,
         tqdm(total=sum(len(x.runs) for x in both), unit="run", disable=not progress) as bar,
     ):
-        run.metrics = (_span_differences if what.grounding else _asked)(both, paired, bar)
-        groups_told = list(known) if what.grounding else list(FAMILIES)
+        run.metrics = (_span_differences if what.grounding else _asked)(both, sets, paired, bar)
+        groups_told = list(sets) if what.grounding else list(FAMILIES)
         names = [one["name"] for one in told]
         run.status, run.note = _judged(run.metrics, what.about, names, groups_told)
         for label, one in zip(SIDES, both):
@@ -124,7 +126,9 @@ def compare(what: Comparison, record: Path, command: Sequence[str], progress: bo
     return run.record()
 
 
-def _asked(both: Sequence[Loaded], paired: bool, bar: tqdm) -> dict[str, dict]:
+def _asked(
+    both: Sequence[Loaded], sets: Mapping[str, np.ndarray], paired: bool, bar: tqdm
+) -> dict[str, dict]:
     """Exact answers of both sides, as metrics."""
     from vlmcourse.evaluation.asked import asked_seconds
     from vlmcourse.evaluation.probes import ask_all
@@ -141,7 +145,16 @@ def _asked(both: Sequence[Loaded], paired: bool, bar: tqdm) -> dict[str, dict]:
         probes.clip_of,
         paired,
         asked_seconds(probes, any(SOUNDS in one.asked.streams for one in both)),
+        sets,
     )
+
+
+def question_sets(split: "WorldSplit", probes: "Probes") -> dict[str, np.ndarray]:
+    """Sets of questions by name -> bool `[Q]`: those of `scoring.groups`, and by shape and size of
+    the clips where they differ (shapes.py)."""
+    from vlmcourse.evaluation.shapes import clip_sizes, shape_groups
+
+    return groups(probes.questions) | shape_groups(clip_sizes(split, probes.ids), probes.clip_of)
 
 
 def _every(probes: "Probes", names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -149,7 +162,9 @@ def _every(probes: "Probes", names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: np.ones(len(probes.questions) // 2, dtype=bool) for name in names}
 
 
-def _span_differences(both: Sequence[Loaded], paired: bool, bar: tqdm) -> dict[str, dict]:
+def _span_differences(
+    both: Sequence[Loaded], sets: Mapping[str, np.ndarray], paired: bool, bar: tqdm
+) -> dict[str, dict]:
     """Spans of both sides, as metrics: `a/NAME`, `b/NAME`, `difference/NAME`."""
     from vlmcourse.evaluation.grounding import span_measures, true_spans
     from vlmcourse.evaluation.grounding_command import predicted_spans
@@ -158,7 +173,7 @@ def _span_differences(both: Sequence[Loaded], paired: bool, bar: tqdm) -> dict[s
     truth, bootstrap = true_spans(probes.stories), Bootstrap(probes.clip_of[::2])
     sides = [span_measures(predicted_spans(x, [SYSTEM], None, bar)[SYSTEM], truth) for x in both]
     found = {}
-    for name, every in _every(probes, SPAN_MEASURES).items():
+    for name, every in sets.items():
         pair = [values[name] for values in sides]
         found |= {f"{side}/{name}": bootstrap.metric(v, every) for side, v in zip(SIDES, pair)}
         found[f"{DIFFERENCE}/{name}"] = bootstrap.difference(*pair, every, paired)
@@ -181,22 +196,6 @@ def _loaded(side: Side, name: str, split: "WorldSplit", sources: Sources, progre
     return replace(found, settings={"name": name, **found.settings})
 
 
-def read_options(options: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` settings, the values as YAML reads them. Raises UserError."""
-    import yaml
-
-    read = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not (name and equals):
-            raise UserError(f"an option is NAME=VALUE, not {option!r}")
-        try:
-            read[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"option {option!r}: no value ({error})") from error
-    return read
-
-
 def _refuse_unasked(about: Sequence[str], known: Mapping[str, np.ndarray]) -> None:
     there = [name for name, chosen in known.items() if chosen.any()]
     for name in about:
@@ -211,6 +210,7 @@ def differences(
     clip_of: np.ndarray,
     paired: bool,
     seconds: np.ndarray | None = None,
+    sets: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, dict]:
     """Turn the answers of both sides into the metrics of a record.
 
@@ -219,12 +219,14 @@ def differences(
         clip_of: `[Q]` clip of each question.
         paired: both sides are the same runs, in the same order.
         seconds: `[Q]` of `asked.asked_seconds`.
+        sets: of `question_sets`; None means `scoring.groups`.
 
     Returns:
         `a/GROUP`, `b/GROUP` and `difference/GROUP` (a less b), GROUP as in `scoring.score`; for the
         rates of `scoring.HALLUCINATION` too, where a difference below 0 speaks for a.
     """
-    bootstrap, found, sets = Bootstrap(clip_of), {}, groups(questions)
+    bootstrap, found = Bootstrap(clip_of), {}
+    sets = groups(questions) if sets is None else dict(sets)
     if seconds is not None:
         sets |= second_groups(questions, seconds)
     for pair, chosen in ((right, sets), (opposite, hallucination_groups(questions))):
@@ -254,7 +256,10 @@ def _judged(
 def comparison_table(record: dict, kinds: bool = False) -> str:
     """Families (or kinds) and rates of false answers down; both sides and the difference across."""
     metrics = record["metrics"]
-    names = [f"kind/{kind}" for kind in KINDS] if kinds else ["all", *FAMILIES, *HALLUCINATION]
+    start = tuple(f"{DIFFERENCE}/{name}/" for name in SHAPES)
+    shapes = [n.removeprefix(f"{DIFFERENCE}/") for n in metrics if n.startswith(start)]
+    names = ["all", *FAMILIES, *HALLUCINATION, *shapes]
+    names = [f"kind/{kind}" for kind in KINDS] if kinds else names
     if record["settings"].get("grounding"):
         names = list(SPAN_MEASURES)
     heads = [*(record["settings"][side]["name"] for side in SIDES), "difference"]

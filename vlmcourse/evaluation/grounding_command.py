@@ -99,7 +99,7 @@ def ground(what: Evaluation, record: Path, command: Sequence[str], progress: boo
     fitted, of_spans = grounding.true_spans(load_split(what.fitted_on).stories), span_split(split)
     if not any(of_spans.questions) or not len(fitted):
         raise UserError(f"{split.folder}: no event whose beginning and length are asked")
-    side = load(what.system, what.runs, of_spans, what.sources, what.given, progress=progress)
+    side = load(what.system, what.runs, of_spans, what.sources, what.given, what.options, progress)
     asked = side.probes
     controls = DEFAULT_CONTROLS if what.controls is None else what.controls
     conditions = [c for c in chosen_conditions(controls, side.asked) if c not in CONSTANT]
@@ -107,6 +107,7 @@ def ground(what: Evaluation, record: Path, command: Sequence[str], progress: boo
     lengths = np.unique(np.diff(fitted, axis=-1)).astype(int).tolist()
     settings = {
         **side.settings,
+        **what.told,
         "split": str(what.sources.split),
         "clips": len(asked.ids),
         "clips_without_events": sum(not questions for questions in of_spans.questions),

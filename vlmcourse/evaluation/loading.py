@@ -108,14 +108,18 @@ def load(
         options: settings of the system that differ from those of its training.
 
     Raises:
-        UserError: runs, clips or streams that cannot be used.
+        UserError: runs, clips, streams or options that cannot be used.
     """
     from vlmcourse.devices import chosen_device
     from vlmcourse.evaluation.asked import load_probes
+    from vlmcourse.evaluation.options import refuse_other_weights
     from vlmcourse.evaluation.runs import encoders_trained, frozen_parts, load_runs, trained_parts
     from vlmcourse.training.sources import located
 
     device = chosen_device(sources.device)
+    if options:
+        first = paths[0] and located(paths[0])
+        refuse_other_weights(system, first, [options], sources.foundations)
     runs = load_runs(system, paths, device, sources.foundations, options)
     model, own = runs[0].model, any(encoders_trained(run) for run in runs)
     told = model.processor.given if given is None else read_given(given)

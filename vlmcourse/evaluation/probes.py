@@ -7,7 +7,7 @@ answer, tells what a system falsely affirms or denies. All questions of a clip s
 row.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,6 +50,9 @@ __all__ = [
 ]  # fmt: skip
 
 ROWS_AT_ONCE = 16
+PAIRS_AT_ONCE = ROWS_AT_ONCE * 1024**2
+"""Rows of a batch, and pairs of its positions, at most: long films go in smaller batches."""
+
 # ---------------------------------------------------------------- what is shown
 
 
@@ -69,12 +72,14 @@ def shown(probes: Probes, condition: str, seed: int = 0) -> tuple[list[Clip], li
     if condition == "sound_only":
         return [replace(c, given=replace(c.given, pictures=None)) for c in clips], streams
     if condition == "one_frame":
-        return clips, [_changed(one, False, _standing_still) for one in streams]
+        return clips, [
+            _changed(one, False, _standing_still, clip) for one, clip in zip(streams, clips)
+        ]
     if condition in ("shuffled", "shuffled_sound"):
         heard = condition == "shuffled_sound"
         return clips, [
-            _changed(one, heard, lambda f, i=i: f[wrong_order(len(f), [seed, i])])
-            for i, one in enumerate(streams)
+            _changed(one, heard, lambda f, i=i: f[wrong_order(len(f), [seed, i])], clip)
+            for i, (one, clip) in enumerate(zip(streams, clips))
         ]
     if condition in SUBTITLES:
         return with_changed_cues(clips, condition), streams
@@ -87,9 +92,18 @@ def shown(probes: Probes, condition: str, seed: int = 0) -> tuple[list[Clip], li
     raise ValueError(f"condition {condition!r} shows no frames")
 
 
-def _changed(streams: Streams, heard: bool, change: Callable[[Tensor], Tensor]) -> Streams:
-    """Streams of which those that are heard, or those of frames, are changed."""
-    return {n: change(one) if (n == SOUNDS) == heard else one for n, one in streams.items()}
+def _changed(
+    streams: Streams, heard: bool, change: Callable[[Tensor], Tensor], clip: Clip
+) -> Streams:
+    """Streams of which those that are heard, or those of frames, are changed. Features that count
+    tokens, not frames (`Clip.grid`), are changed by pairs of frames."""
+
+    def changed(features: Tensor) -> Tensor:
+        if heard or clip.grid is None:
+            return change(features)
+        return change(features.unflatten(0, (int(clip.grid[0]), -1))).flatten(0, 1)
+
+    return {n: changed(one) if (n == SOUNDS) == heard else one for n, one in streams.items()}
 
 
 def _standing_still(features: Tensor) -> Tensor:
@@ -135,10 +149,9 @@ def exact_answers(
         bool `[Q]`, row by row.
     """
     right = []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part, pictures, sounds = rows[start : start + ROWS_AT_ONCE], None, None
+    for start, end in batches([len(row) for row in rows]):
+        part, pictures, sounds = rows[start:end], None, None
         if streams is not None:
-            end = start + len(part)
             pairs = zip(streams[start:end], clips[start:end], strict=True)
             media = [model.media(as_streams(one), clip) for one, clip in pairs]
             pictures, sounds = (_stacked(column) for column in zip(*media))
@@ -150,6 +163,19 @@ def exact_answers(
         good[result.rows.cpu().numpy()[wrong], result.segments.cpu().numpy()[wrong]] = False
         right += [good[i, 1 : max(row.segments) + 1] for i, row in enumerate(part)]
     return np.concatenate(right)
+
+
+def batches(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut rows of these lengths, in their order, into batches: first and last (not included)."""
+    start, longest = 0, 0
+    for index, length in enumerate(lengths):
+        longest = max(longest, length)
+        count = index - start + 1
+        if count > 1 and (count > ROWS_AT_ONCE or count * longest**2 > PAIRS_AT_ONCE):
+            yield start, index
+            start, longest = index, length
+    if lengths:
+        yield start, len(lengths)
 
 
 def _stacked(media: Sequence[Media | None]) -> Media | None:

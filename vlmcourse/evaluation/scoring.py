@@ -30,6 +30,9 @@ HALLUCINATION = {
 heard), and "no" of what is present. They need not add up with the right answers to one: something
 else may be said."""
 
+SHAPES = ("shape", "area", "size")
+"""What pictures of mixed sizes are told apart by (shapes.py)."""
+
 
 class Bootstrap:
     """Draws clips and runs again, the same draws for every number of one evaluation.
@@ -300,6 +303,11 @@ def probe_table(record: dict, kinds: bool = False) -> str:
     evidence = FAMILIES
     names = ["all", *(f"evidence/{e}" for e in dict.fromkeys(FAMILIES.values())), *FAMILIES]
     rates = [name for name in HALLUCINATION if f"{first}/{name}" in metrics]
+    rates += [
+        f"{part}/{name}"
+        for condition, part, name in (n.split("/") for n in metrics if n.count("/") == 2)
+        if condition == first and part in SHAPES
+    ]
     names += [] if kinds else rates
     if kinds:
         names = [name.split("/", 1)[1] for name in metrics if name.startswith(f"{first}/kind/")]

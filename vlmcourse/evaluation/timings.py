@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from vlmcourse.errors import UserError
 from vlmcourse.intervals import metric
 from vlmcourse.measure import cores
 from vlmcourse.records import Run, metric_text
@@ -279,6 +280,8 @@ def main(argv: list[str] | None = None) -> int:
 
     quiet_libraries()
     torch.set_num_threads(args.threads)
+    if args.what != "world":
+        return _beside_transformers(args, argv)
     sizes = Sizes(8, 2, 3, 3, 3) if args.quick else Sizes()
     device = chosen_device(args.device)
     found = load_trained_system(args.system, args.weights, device)
@@ -297,6 +300,28 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _beside_transformers(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """`--what qwen2_vl`: ours and transformers' on the same weights (twin_timings.py)."""
+    from vlmcourse.devices import chosen_device
+    from vlmcourse.evaluation import twin_timings as twins
+
+    device = chosen_device(args.device)
+    repeats = args.repeats or (2 if args.quick else twins.REPEATS)
+    if repeats < 2:
+        raise UserError("--repeats must be at least 2")
+    path = args.record or Path(f"runs/timings/timings-{args.what}-{args.size}.json")
+    settings = {"what": args.what, "size": args.size, "device": device, "repeats": repeats}
+    with Run(path, ["vlmcourse", "timings", *argv], settings) as run, _progress(15) as report:
+        busy = _load_average()
+        run.metrics, told = twins.measure(args.size, device, repeats, args.threads, report)
+        run.settings |= told
+        run.status, run.note = twins.judged(run.metrics, told["dtype"] == "float32")
+        run.note += f" Load average of the machine before it began: {busy}."
+    record = run.record()
+    tqdm.write(f"{twins.twin_table(record)}\n\n{record['note']}\nrecord: {path}")
+    return 0
+
+
 def timings_table(record: dict) -> str:
     """What was measured down, value with its interval and n across, as Markdown."""
     lines = ["| measured | value | n |", "| --- | --: | --: |"]
@@ -306,8 +331,8 @@ def timings_table(record: dict) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    with tqdm(total=7, unit="part") as bar:
+def _progress(parts: int = 7) -> Iterator[Callable[[str], None]]:
+    with tqdm(total=parts, unit="part") as bar:
         yield lambda text: (bar.set_description(text), bar.update())
 
 
@@ -322,10 +347,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vlmcourse timings",
         description="Measure this machine: clips made, frames decoded, features cached, questions "
-        "learnt, answers given with and without cached features. Nothing else should run.",
+        "learnt, answers given with and without cached features. Or, with --what qwen2_vl: our "
+        "vision tower and generation beside transformers' own, on the same random weights. Nothing "
+        "else should run.",
         epilog="example: vlmcourse timings --record experiments/timings/records/timings.json",
     )
     add = parser.add_argument
+    add("--what", choices=("world", "qwen2_vl"), default="world", help="default: %(default)s")
+    add("--size", default="tiny", help="of qwen2_vl: tiny, small or 2B (default: %(default)s)")
+    add("--repeats", type=int, help="of qwen2_vl, of each part (default: 15)")
     add("--system", default="video_chatgpt", help="default: %(default)s")
     add("--weights", type=Path, help="a run instead of the shipped weights")
     add("--device", default="auto", help="auto, cpu or cuda")

@@ -1,13 +1,14 @@
 """How an accuracy moves with something counted: frames, tokens, seconds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from vlmcourse.figures.results import as_metric
-from vlmcourse.figures.style import INK, PALETTE, fit_png, house, new_figure
+from vlmcourse.figures.style import INK, PALETTE, SOFT, fit_png, house, new_figure
 
 MARKERS = "osD^vP"
 TRENDS_PNG_BYTES, TRENDS_COLOURS = 26_000, 96
@@ -18,8 +19,9 @@ def accuracy_over(
     panels: Mapping[str, Mapping[str, Mapping[float, Mapping | float]]],
     xlabel: str,
     log: bool = False,
-    chance: Mapping[str, float] | None = None,
+    chance: Mapping[str, float | Mapping[float, Mapping | float]] | None = None,
     notes: Mapping[float, str] | None = None,
+    trained: tuple[float, float] | None = None,
     ylabel: str = "exact answers, %",
     title: str | None = None,
 ) -> Figure:
@@ -29,8 +31,10 @@ def accuracy_over(
         panels: group -> variant -> x -> metric of a record, or a share.
         xlabel, ylabel, title: texts.
         log: x doubles from mark to mark.
-        chance: group -> share that the best blind guess reaches, drawn as a dashed line.
+        chance: group -> share that the best blind guess reaches, drawn as a dashed line; or
+            x -> metric or share, where it is not the same everywhere.
         notes: x -> a few letters under its number on the axis (`×32` tokens of a frame, say).
+        trained: the least and the largest x of the training, drawn as a grey band (or a line).
 
     Raises:
         ValueError: nothing to draw.
@@ -48,7 +52,10 @@ def accuracy_over(
         for name, line in lines.items():
             _line(axis, line, *looks[name])
         if chance and chance.get(group) is not None:
-            axis.axhline(100 * chance[group], color=INK, linestyle="--", linewidth=1)
+            _guess(axis, chance[group])
+        if trained:
+            look = {"color": SOFT, "alpha": 0.18, "linewidth": 9 if np.ptp(trained) == 0 else 0}
+            axis.axvspan(*trained, **look)
         axis.set_title(group.replace("_", " "), fontsize=10, loc="center")
         axis.set(ylim=(0, 104), xscale="log" if log else "linear")
         axis.grid(axis="y")
@@ -62,6 +69,8 @@ def accuracy_over(
     if chance:
         look = {"color": INK, "linestyle": "--", "linewidth": 1}
         marks.append(Line2D([], [], label="best blind guess", **look))
+    if trained:
+        marks.append(Patch(color=SOFT, alpha=0.18, linewidth=0, label="in training"))
     if len(marks) > 1:
         place = "outside right upper" if beside else "outside upper right"
         figure.legend(handles=marks, loc=place, ncols=1 if beside else min(len(marks), 4))
@@ -69,6 +78,15 @@ def accuracy_over(
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     figure.colours = TRENDS_COLOURS
     return fit_png(figure, TRENDS_PNG_BYTES)
+
+
+def _guess(axis, chance: float | Mapping[float, Mapping | float]) -> None:
+    look = {"color": INK, "linestyle": "--", "linewidth": 1}
+    if isinstance(chance, Mapping):
+        xs = sorted(chance)
+        axis.plot(xs, [as_metric(chance[x])[0] for x in xs], **look)
+    else:
+        axis.axhline(100 * chance, **look)
 
 
 def _name_marks(
@@ -119,3 +137,27 @@ def by_x(
         group: {x: record["metrics"][f"{condition}/{group}"] for x, record in records.items()}
         for group in groups
     }
+
+
+def trend_panels(
+    records: Mapping[str, Mapping[float, dict]], groups: Sequence[str], condition: str = "system"
+) -> dict[str, dict[str, dict[float, dict]]]:
+    """The panels of `accuracy_over` from records: group -> variant -> x -> metric.
+
+    Args:
+        records: variant -> x -> record.
+    """
+    lines = {name: by_x(one, groups, condition) for name, one in records.items()}
+    return {group: {name: line[group] for name, line in lines.items()} for group in groups}
+
+
+def by_tokens(
+    records: Iterable[dict], groups: Sequence[str], condition: str = "system"
+) -> dict[str, dict[float, dict]]:
+    """The same with the mean tokens of a clip as x: group -> tokens -> metric.
+
+    Args:
+        records: of `vlmcourse evaluate`, each with other settings (`--set`).
+    """
+    found = {record["metrics"]["tokens/video"]["mean"]: record for record in records}
+    return by_x(found, groups, condition)

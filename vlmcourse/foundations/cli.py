@@ -15,6 +15,7 @@ EXAMPLES = """examples:
 
 PROBE_GATES = {"colour": 0.95, "shape": 0.90, "state": 0.90, "place": 0.95}
 """Least accuracy of the linear probes ("state" is the visible action)."""
+_FINE = {"colour": 0.97, "shape": 0.93, "state": 0.93, "place": 0.97}
 TEXT_GATES = {"events": 0.95, "storyboard": 0.90}
 """Least accuracy per family from a description as an event list, and frame by frame."""
 _WORDS = {"colour": 0.95, "shape": 0.95, "size": 0.95, "place": 0.95, "digit": 0.95, "state": 0.90}
@@ -43,6 +44,17 @@ IMAGEBIND_GATES = {
 """Least shares for ImageBind; names as in `imagebind_gates`, where chance is 1/6 for the first two
 and for every kind, and 1/15 for two kinds. `..._or_still` and `..._or_silence` have no gate: slides
 look like stillness to the frozen encoder, and are found among six by elimination only."""
+
+
+QWEN2_VIT_GATES = {
+    **{f"64x64/{slot}": least for slot, least in _FINE.items()},
+    **{
+        f"{size}/{slot}": least
+        for size in ("96x96", "48x48", "128x48", "48x128", "film_64x64")
+        for slot, least in PROBE_GATES.items()
+    },
+}
+"""Least shares for the Qwen2 vision tower; names as in `qwen2_vit_gates`."""
 
 
 def main(argv: list[str]) -> int:
@@ -76,6 +88,7 @@ WEIGHTS = {
     "vision_encoder": "vision_encoder.safetensors",
     "image_qformer": "image_qformer.safetensors",
     "imagebind": "imagebind.safetensors",
+    "qwen2_vit": "qwen2_vit.safetensors",
     "language_model": "language_model/model.safetensors",
 }
 LANGUAGE, MORE = "language_model", "language_model_more"
@@ -141,6 +154,9 @@ def measure(name: str) -> None:
     if name == "imagebind":
         _measure_imagebind(command)
         return
+    if name == "qwen2_vit":
+        _measure_qwen2_vit(command)
+        return
     for form in ("events", "storyboard", "fused", "fused_timed"):
         _measure_language(command, form)
 
@@ -192,6 +208,20 @@ def _measure_imagebind(command: str) -> None:
         for name, right in imagebind_gates(load_imagebind()).items():
             run.metrics[name] = metric([float(r) for r in right], unit="share")
         _verdict(run, IMAGEBIND_GATES)
+
+
+def _measure_qwen2_vit(command: str) -> None:
+    from vlmcourse.backbones.foundations import load_qwen2_vit
+    from vlmcourse.foundations.qwen2_vit_gates import qwen2_vit_gates
+    from vlmcourse.foundations.training import EXPERIMENTS
+    from vlmcourse.records import Run, metric
+
+    settings = {"gates": QWEN2_VIT_GATES, "weights": checksums(["qwen2_vit"])}
+    path = EXPERIMENTS / "records" / "qwen2_vit_gates.json"
+    with Run(path, command, settings) as run:
+        for name, right in qwen2_vit_gates(load_qwen2_vit()).items():
+            run.metrics[name] = metric([float(r) for r in right], unit="share")
+        _verdict(run, QWEN2_VIT_GATES)
 
 
 def _measure_language(command: str, form: str) -> None:

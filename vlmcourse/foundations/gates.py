@@ -1,13 +1,14 @@
 """The gates a foundation has to pass before it is frozen and shipped."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from vlmcourse.foundations.language import packed_logits
 from vlmcourse.foundations.text_rows import IGNORED, TextBatch, make_batch
-from vlmcourse.foundations.vision import sample_frame
+from vlmcourse.foundations.vision import FrameLabels, sample_frame
 
 
 def exact_answers(model, batch: TextBatch) -> dict[str, list[bool]]:
@@ -63,6 +64,15 @@ def vision_gates(
     """
     fitted = _probe_data(encoder, train_frames, seed, "exclude")
     tested = _probe_data(encoder, test_frames, seed + train_frames, "require")
+    return read_words(fitted, tested)
+
+
+Tokens = dict[str, tuple[torch.Tensor, list[str]]]
+"""By word slot: tokens `[N, D]`, and the word that each has to say."""
+
+
+def read_words(fitted: Tokens, tested: Tokens) -> dict[str, list[bool]]:
+    """Fit a linear map from tokens to one-hot words, and say which words it reads off others."""
     result = {}
     for slot in PROBED:
         x, words = fitted[slot]
@@ -99,13 +109,26 @@ def _probe_data(encoder, frames: int, seed: int, held_out: str):
             ]
         )  # [F, P, D]
     side = int(features.shape[1] ** 0.5)
+    return probe_tokens(features.unflatten(1, (side, side)), labels)
+
+
+def probe_tokens(grids: Sequence[torch.Tensor], labels: Sequence[list[FrameLabels]]) -> Tokens:
+    """Collect the token under each thing's centre with its words.
+
+    Args:
+        grids: of every frame its tokens `[rows, columns, D]`.
+        labels: of every frame what stands where.
+    """
     data = {slot: ([], []) for slot in PROBED}
-    for index, found in enumerate(labels):
+    for grid, found in zip(grids, labels, strict=True):
+        rows, columns = grid.shape[:2]
         for label in found:
-            patch = min(int(label.y * side), side - 1) * side + min(int(label.x * side), side - 1)
+            token = grid[
+                min(int(label.y * rows), rows - 1), min(int(label.x * columns), columns - 1)
+            ]
             words = {**label.words, "place": f"{label.words['row']} {label.words['column']}"}
             for slot in PROBED:
                 if slot in words and not (slot == "place" and "digit" in words):
-                    data[slot][0].append(features[index, patch])
+                    data[slot][0].append(token)
                     data[slot][1].append(words[slot])
     return {slot: (torch.stack(x), words) for slot, (x, words) in data.items()}

@@ -18,6 +18,7 @@ RECIPES = {
     "language_model": EXPERIMENTS / "language_model.yaml",
     "language_model_more": EXPERIMENTS / "language_model_more.yaml",
     "imagebind": EXPERIMENTS / "imagebind.yaml",
+    "qwen2_vit": EXPERIMENTS / "qwen2_vit.yaml",
 }
 
 
@@ -78,6 +79,7 @@ def export(name: str, module) -> Path:
         "language_model": export_language,
         "language_model_more": export_language,
         "imagebind": export_imagebind,
+        "qwen2_vit": export_qwen2_vit,
     }
     return exports[name](module)
 
@@ -97,6 +99,11 @@ def export_imagebind(module, folder: Path = FOUNDATIONS) -> Path:
     weights = module.imagebind.state_dict()
     trained = {k: v for k, v in weights.items() if not k.startswith(FROZEN_IN_IMAGEBIND)}
     return _write_weights(trained, folder / "imagebind.safetensors")
+
+
+def export_qwen2_vit(module, folder: Path = FOUNDATIONS) -> Path:
+    """Write the vision tower's weights, without the heads of its training; returns the file."""
+    return _write_weights(module.encoder.state_dict(), folder / "qwen2_vit.safetensors")
 
 
 def _write_weights(weights: dict[str, torch.Tensor], path: Path) -> Path:

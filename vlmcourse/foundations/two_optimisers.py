@@ -8,13 +8,17 @@ from torch import Tensor, nn
 
 
 def two_optimisers(
-    module: nn.Module, muon_rate: float, adam_rate: float, weight_decay: float
+    module: nn.Module,
+    muon_rate: float,
+    adam_rate: float,
+    weight_decay: float,
+    inside: str = ".layers.",
 ) -> list[torch.optim.Optimizer]:
-    """Share out the parameters of a module: matrices inside `layers` go to Muon."""
+    """Share out the parameters of a module: matrices whose name has `inside` go to Muon."""
     matrices, rest = [], []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            chosen = matrices if parameter.ndim == 2 and ".layers." in name else rest
+            chosen = matrices if parameter.ndim == 2 and inside in name else rest
             chosen.append(parameter)
     return [
         torch.optim.Muon(matrices, lr=muon_rate, weight_decay=weight_decay),

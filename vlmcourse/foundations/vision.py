@@ -125,13 +125,20 @@ def make_clause_batch(seed: int, frames: int = 32) -> ClauseBatch:
     for index in range(frames):
         picture, labels = sample_frame(rng)
         pictures.append(picture)
-        for label in labels:
-            changed = [_ids(_change(label.words, rng)) for _ in range(NEGATIVES)]
-            clauses.append([_ids(label.words), *changed])
-            owner.append(index)
+        clauses += clauses_of(labels, rng)
+        owner += [index] * len(labels)
     return ClauseBatch(
         torch.from_numpy(np.stack(pictures)), torch.tensor(clauses), torch.tensor(owner)
     )
+
+
+def clauses_of(labels: list[FrameLabels], rng) -> list[list[list[int]]]:
+    """Word ids of what every label says, `[labels][1 + NEGATIVES][CLAUSE_WORDS]`; see
+    ClauseBatch."""
+    return [
+        [_ids(label.words), *(_ids(_change(label.words, rng)) for _ in range(NEGATIVES))]
+        for label in labels
+    ]
 
 
 def _ids(words: dict[str, str]) -> list[int]:
@@ -147,6 +154,29 @@ def _change(words: dict[str, str], rng) -> dict[str, str]:
         slot = str(rng.choice(list(CHANGED), p=list(CHANGED.values())))
     others = [w for w in SLOTS[slot] if w != words[slot]]
     return {**words, slot: others[rng.integers(len(others))]}
+
+
+def clause_loss(scores: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the true clause among changed ones, plus that of its frame among all.
+
+    Args:
+        scores: `[B, C, 1 + NEGATIVES]`, of every frame with every clause, the true one first.
+        owner: `[C]`, the frame of each clause.
+
+    Returns:
+        the loss, and what to log of it.
+    """
+    clauses = torch.arange(len(owner), device=scores.device)
+    own = scores[owner, clauses]  # [C, 1 + NEGATIVES]
+    against_words = nn.functional.cross_entropy(own, torch.zeros_like(owner))
+    against_frames = nn.functional.cross_entropy(scores[:, :, 0].T, owner)
+    told = {
+        "loss": (against_words + against_frames).detach(),
+        "against_words": against_words.detach(),
+        "against_frames": against_frames.detach(),
+        "right_words": (own.argmax(-1) == 0).float().mean(),
+    }
+    return against_words + against_frames, told
 
 
 class VisionFoundation(L.LightningModule):
@@ -181,20 +211,9 @@ class VisionFoundation(L.LightningModule):
         pixels = self.encoder.preprocess(batch.frames)
         scores = self.scores(pixels, batch.clauses.reshape(count * choices, words))
         scores = scores.view(-1, count, choices)  # [B, C, 1 + negatives]
-        own = scores[batch.owner, torch.arange(count, device=scores.device)]  # [C, 1 + negatives]
-        against_words = nn.functional.cross_entropy(own, torch.zeros_like(batch.owner))
-        against_frames = nn.functional.cross_entropy(scores[:, :, 0].T, batch.owner)
-        right = (own.argmax(-1) == 0).float().mean()
-        self.log_dict(
-            {
-                "loss": (against_words + against_frames).detach(),
-                "against_words": against_words.detach(),
-                "against_frames": against_frames.detach(),
-                "right_words": right,
-            },
-            prog_bar=True,
-        )
-        return against_words + against_frames
+        loss, told = clause_loss(scores, batch.owner)
+        self.log_dict(told, prog_bar=True)
+        return loss
 
     def configure_optimizers(self):
         h = self.hparams

@@ -15,6 +15,7 @@ fork (a decord reader that was opened before a fork hangs or fails when it is us
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -116,7 +117,7 @@ def frame_times_s(path: str | Path) -> np.ndarray:
     video = _examine(path)
     if video.index.readable < video.index.promised:
         raise VideoError(path, _cut_off(video.index))
-    return video.index.times_s
+    return video.index.times_s.copy()
 
 
 def read_frames(
@@ -179,7 +180,18 @@ class _ReaderFailed(Exception):
 
 
 def _examine(path: str | Path) -> _Video:
-    """Index a video and decode its first frame, which tells size and rotation."""
+    """Index a video and decode its first frame, which tells size and rotation. Who asks for a
+    video's length and then for its frames has it indexed once."""
+    try:
+        about = Path(path).stat()
+    except OSError:
+        return _indexed(path, 0, 0)  # says what is wrong
+    return _indexed(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=4)
+def _indexed(path: str | Path, changed_ns: int, size: int) -> _Video:
+    """The same; a file that was written since is another one."""
     with open_media(path, VideoError) as container:
         stream = video_stream(container, path)
         index = build_index(container, stream, path)

@@ -6,6 +6,7 @@ Paper: arXiv 2409.12191, section 2.1.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 FACTOR = 28
@@ -71,6 +72,25 @@ def smart_resize(
     return rows, columns
 
 
+def square_size(
+    height: int, width: int, *, factor: int = FACTOR, max_pixels: float = math.inf
+) -> tuple[int, int]:
+    """Return the square that costs as many tokens as a resized picture, or nearly: the control that
+    tells what keeping the shape is worth.
+
+    Args:
+        height, width: from `smart_resize`, in steps of `factor`.
+        max_pixels: largest area; the square that would pass it is the next smaller one.
+
+    Returns:
+        (side, side), at least `factor`.
+    """
+    side = max(1, round(math.sqrt(height * width) / factor)) * factor
+    if side * side > max_pixels:
+        side = max(1, math.floor(math.sqrt(max_pixels) / factor)) * factor
+    return side, side
+
+
 def video_max_pixels(
     nframes: int,
     *,
@@ -94,3 +114,71 @@ def video_tokens(
 ) -> int:
     """Count the tokens that the language model gets for `nframes` frames of a resized video."""
     return nframes // frame_factor * (height // factor) * (width // factor)
+
+
+@dataclass(frozen=True)
+class VideoCost:
+    """What a video costs under the official rules.
+
+    Attributes:
+        nframes: frames that are looked at.
+        height, width: of each, resized.
+        tokens: that the language model gets.
+        budget: tokens that `total_pixels` allows.
+    """
+
+    nframes: int
+    height: int
+    width: int
+    tokens: int
+    budget: int
+
+    @property
+    def overflow(self) -> int:
+        """Tokens above the budget; 0 for a video that keeps it."""
+        return max(0, self.tokens - self.budget)
+
+
+def video_cost(
+    nframes: int,
+    height: int,
+    width: int,
+    *,
+    factor: int = FACTOR,
+    min_pixels: int = VIDEO_MIN_PIXELS,
+    frame_max_pixels: int = VIDEO_MAX_PIXELS,
+    total_pixels: int = VIDEO_TOTAL_PIXELS,
+    frame_factor: int = FRAME_FACTOR,
+    variant: Variant = "course",
+) -> VideoCost:
+    """Return size and tokens of a video of `nframes` frames of `height` x `width`, beside what the
+    budget would have been.
+
+    Official: QwenLM/Qwen2-VL@35ba6e1:qwen-vl-utils/src/qwen_vl_utils/vision_process.py
+    (fetch_video).
+    Differs: nothing. The budget counts pixels of all frames and doubles what each may have, as two
+    share their tokens: `total_pixels / factor ** 2` tokens. The paper says at most 16384 a video
+    in training; these numbers allow 24576, and 768 frames cost up to 51 thousand, more than the
+    32768 positions that the released language models are told to have.
+
+    Raises:
+        ValueError: as `smart_resize`.
+    """
+    bounds = {"min_pixels": min_pixels, "total_pixels": total_pixels, "frame_factor": frame_factor}
+    most = video_max_pixels(nframes, frame_max_pixels=frame_max_pixels, **bounds)
+    rows, columns = smart_resize(
+        height, width, factor=factor, min_pixels=min_pixels, max_pixels=most, variant=variant
+    )
+    tokens = video_tokens(nframes, rows, columns, factor=factor, frame_factor=frame_factor)
+    return VideoCost(nframes, rows, columns, tokens, total_pixels // factor**2)
+
+
+def budget_frames(
+    *,
+    min_pixels: int = VIDEO_MIN_PIXELS,
+    total_pixels: int = VIDEO_TOTAL_PIXELS,
+    frame_factor: int = FRAME_FACTOR,
+) -> int:
+    """Return the most frames whose share of the budget is not below what every frame gets anyway
+    (365 with the default numbers: three minutes at 2 frames a second)."""
+    return math.floor(total_pixels * frame_factor / int(min_pixels * 1.05))

@@ -32,6 +32,12 @@ def packed_mask(segments: Tensor) -> Tensor:
     return visible[:, None]  # [B, 1, L, L]
 
 
+def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as what is added to scores: 0 where visible, else the lowest number there is."""
+    lowest = torch.finfo(dtype).min
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, lowest)
+
+
 def packed_positions(segments: Tensor) -> Tensor:
     """Number the tokens of every question as if it stood alone behind the prefix.
 

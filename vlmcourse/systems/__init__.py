@@ -5,7 +5,7 @@ preset="world")`.
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from vlmcourse.errors import UserError
 
@@ -19,13 +19,29 @@ def with_options(config: Any, options: dict[str, Any]) -> Any:
     """A system's settings with some fields changed by name.
 
     Raises:
-        UserError: there is no such field; the message names those there are.
+        UserError: there is no such field (the message names those there are), or it takes no such
+            value.
     """
     known = [field.name for field in fields(config)]
     unknown = sorted(options.keys() - set(known))
     if unknown:
         raise UserError(f"unknown option {', '.join(unknown)}. Known: {', '.join(known)}")
+    hints = get_type_hints(type(config))
+    for name, value in options.items():
+        _refuse_other_type(name, value, hints[name])
     return replace(config, **options)
+
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+def _refuse_other_type(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value of another type, where the type is a plain one or one of several such."""
+    allowed = get_args(hint) or (hint,)
+    fits = type(value) in allowed or (type(value) is int and float in allowed)
+    if set(allowed) <= set(PLAIN) and not fits:
+        told = " or ".join("none" if one is type(None) else one.__name__ for one in allowed)
+        raise UserError(f"option {name} takes {told}, not {value!r}")
 
 
 def _video_chatgpt(
@@ -81,12 +97,23 @@ def _minigpt4_video(
     return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
 
 
+def _qwen2_vl(
+    preset: str, device: str, foundations: Path | None, **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.systems import qwen2_vl as system
+
+    if preset == "paper":
+        return system.build_paper(device, with_options(system.PAPER_CONFIG, options))
+    return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
+
+
 CONSTRUCTORS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "video_chatgpt": _video_chatgpt,
     "video_llama": _video_llama,
     "cogvlm2": _cogvlm2,
     "cogvlm2_video": _cogvlm2_video,
     "minigpt4_video": _minigpt4_video,
+    "qwen2_vl": _qwen2_vl,
 }
 
 

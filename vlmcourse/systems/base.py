@@ -6,25 +6,23 @@ paper invented: its encoder, its connector, its layout (in its processor), its s
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmcourse.conversation import IGNORED, PICTURE, SOUND, Turn
-from vlmcourse.parts.packing import packed_mask, packed_positions
-from vlmcourse.systems.batch import Batch, Media, collate, one_medium
+from vlmcourse.conversation import PICTURE, SOUND, Turn
+from vlmcourse.parts.packing import additive_mask, packed_mask, packed_positions
+from vlmcourse.systems.batch import Batch, Media, collate, joined_streams, one_medium, stack_media
 from vlmcourse.systems.generation import (
-    LONGEST,
     continue_prompts,
     fitting_prompts,
+    room_for,
     shared_prefix,
 )
 from vlmcourse.systems.processor import Clip, Given, Processor
-from vlmcourse.systems.results import Loss, Watched
+from vlmcourse.systems.results import Loss, Watched, loss_of
 from vlmcourse.systems.splice import SpliceError, splice
 from vlmcourse.systems.stages import Stage
 
@@ -89,8 +87,11 @@ class VideoLanguageModel(nn.Module):
         arguments of the language model's forward.
         """
         if batch.segments is not None:
+            visible = packed_mask(batch.segments)
+            if self.language_model.config._attn_implementation != "sdpa":
+                visible = additive_mask(visible, self._dtype)
             return {
-                "attention_mask": self._mask_values(packed_mask(batch.segments)),
+                "attention_mask": visible,
                 "position_ids": packed_positions(batch.segments),
             }
         positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
@@ -194,21 +195,8 @@ class VideoLanguageModel(nn.Module):
 
         Differs: the official codes give NaN for a batch in which nothing is trained, this one 0.
         """
-        hidden = self.hidden_states(batch)[:, :-1]
-        targets = batch.labels[:, 1:]
-        chosen = targets != IGNORED
         head = self.language_model.get_output_embeddings()
-        logits = head(hidden[chosen]).float()  # [M, vocabulary]
-        wanted = targets[chosen]
-        token_loss = F.cross_entropy(logits, wanted, reduction="none")  # [M]
-        rows = chosen.nonzero()[:, 0]
-        segments = (
-            torch.zeros_like(rows) if batch.segments is None else batch.segments[:, 1:][chosen]
-        )
-        loss = token_loss.sum() / max(token_loss.numel(), 1)
-        if token_loss.numel() == 0:
-            loss = loss + 0.0 * hidden.sum()
-        return Loss(loss, token_loss, rows, segments, logits.argmax(-1) == wanted)
+        return loss_of(self.hidden_states(batch), head, batch)
 
     # Answering
 
@@ -223,9 +211,18 @@ class VideoLanguageModel(nn.Module):
             return {}
         return {"pictures": self.vision_encoder.preprocess(clip.frames)}
 
+    def all_inputs(self, clip: Clip) -> dict[str, Tensor]:
+        """The same of a clip and of all others of its conversation, one behind another."""
+        return joined_streams([self.stream_inputs(one) for one in clip.all])
+
+    def encode_stream(self, name: str, inputs: Tensor, clip: Clip) -> Tensor:
+        """Features of one stream of a clip, from what its encoder takes."""
+        return self.encode_frames(inputs) if name == "pictures" else self.encode_sound(inputs)
+
     @torch.no_grad()
     def streams(self, clip: Clip, only: Collection[str | None] = ()) -> dict[str, Tensor]:
-        """Frozen features of everything a clip holds, by name of the stream.
+        """Frozen features of everything a clip holds, by name of the stream; those of `clip.others`
+        follow its own.
 
         Args:
             only: names of the streams that are wanted; all without any.
@@ -233,16 +230,23 @@ class VideoLanguageModel(nn.Module):
         Returns:
             "pictures" `[T, P, D]`; a system that listens adds its streams, `[M, P, D]`.
         """
-        encode = {"pictures": self.encode_frames}
-        return {
-            name: encode.get(name, self.encode_sound)(inputs)
-            for name, inputs in self.stream_inputs(clip).items()
-            if not only or name in only
-        }
+        found = [
+            {
+                name: self.encode_stream(name, inputs, one)
+                for name, inputs in self.stream_inputs(one).items()
+                if not only or name in only
+            }
+            for one in clip.all
+        ]
+        return joined_streams(found)
 
     def stream_times_s(self, name: str, clip: Clip) -> Tensor:
         """Seconds `[T]` of a stream's entries: the sound's for "sounds", else the frames'."""
         return clip.sound_times_s if name == "sounds" else clip.times_s
+
+    def stream_extras(self, name: str, clip: Clip) -> dict[str, Tensor]:
+        """What else `connect` needs of a stream (`Media.extras`), `[1, ...]` each."""
+        return {}
 
     def media(
         self, streams: Mapping[str, Tensor], clip: Clip, encoded: bool = True
@@ -255,17 +259,28 @@ class VideoLanguageModel(nn.Module):
         """
         names = (clip.given.pictures, clip.given.sounds)
         return tuple(
-            one_medium(streams[name], self.stream_times_s(name, clip), encoded)
-            if name in streams
-            else None
+            self._medium(name, streams[name], clip, encoded) if name in streams else None
             for name in names
         )
 
+    def _medium(self, name: str, values: Tensor, clip: Clip, encoded: bool) -> Media:
+        times = [self.stream_times_s(name, one) for one in clip.all]
+        parts = values.split([len(one) for one in times]) if clip.others else [values]
+        found = [
+            one_medium(part, when, encoded, self.stream_extras(name, one))
+            for part, when, one in zip(parts, times, clip.all, strict=True)
+        ]
+        return stack_media(found, [0] * len(found)) if clip.others else found[0]
+
     @torch.no_grad()
     def watch(
-        self, path: str | Path, given: Given | None = None, cues: Sequence[Any] | None = None
+        self,
+        path: str | Path | Sequence[str | Path],
+        given: Given | None = None,
+        cues: Sequence[Any] | None = None,
     ) -> Watched:
-        """Read a video file and compute its features once.
+        """Read a video or picture file, or several of one conversation, and compute the features
+        once.
 
         Args:
             given: what of it the model is given; None means what its processor says.
@@ -273,10 +288,13 @@ class VideoLanguageModel(nn.Module):
 
         Raises:
             MediaError: a bad file.
+            UserError: several files for a system that takes one.
         """
-        clip = self.processor.read(path, **({} if cues is None else {"cues": tuple(cues)}))
+        paths = [path] if isinstance(path, (str, Path)) else list(path)
+        told = {} if cues is None else {"cues": tuple(cues)}
+        clip = self.processor.read_several(paths, **told)
         if given is not None:
-            clip = replace(clip, given=given)
+            clip = clip.given_as(given)
         wanted = (clip.given.pictures, clip.given.sounds)
         return self.remember(self.streams(clip, wanted), clip)
 
@@ -318,7 +336,7 @@ class VideoLanguageModel(nn.Module):
         pad = self.processor.tokenizer.pad_id
         rows = [self.processor.question_row(q, watched.clip, history) for q in questions]
         same_video = share_prefix and not self.video_depends_on_question and len(rows) > 1
-        room = self._room(settings)
+        room = room_for({**self.answer_settings, **settings})
         fits = room is None or max(len(row) for row in rows) <= room
         shared = shared_prefix(rows) if same_video and fits else 0
         if shared == 0:
@@ -341,7 +359,8 @@ class VideoLanguageModel(nn.Module):
             *(
                 torch.cat([getattr(prefix, name).expand(len(rows), -1), getattr(behind, name)], 1)
                 for name in ("ids", "attention", "kinds")
-            )
+            ),
+            pictures=watched.pictures and watched.pictures.layout.repeat(len(rows)),
         )
         return self._generate(embeddings, self.language_inputs(whole), cache, **settings)
 
@@ -373,24 +392,8 @@ class VideoLanguageModel(nn.Module):
         **settings: Any,
     ) -> list[str]:
         """Generate behind prompt embeddings `[B, L, E]`; the cache may hold their beginning."""
-        return continue_prompts(
-            self.language_model,
-            self.processor,
-            fitting_prompts(embeddings, inputs, self._room(settings)),
-            {**self.answer_settings, **settings},
-            cache,
-            streamer,
-        )
-
-    def _room(self, settings: Mapping[str, Any]) -> int | None:
-        """The longest prompt that leaves room for an answer; None without a limit."""
         settings = {**self.answer_settings, **settings}
-        context = settings.get("context")
-        return None if context is None else context - settings.get("max_new_tokens", LONGEST)
-
-    def _mask_values(self, visible: Tensor) -> Tensor:
-        """A bool mask `[B, 1, L, L]` as the language model's attention takes it."""
-        if self.language_model.config._attn_implementation == "sdpa":
-            return visible
-        lowest = torch.finfo(self._dtype).min
-        return torch.zeros_like(visible, dtype=self._dtype).masked_fill(~visible, lowest)
+        prompts = fitting_prompts(embeddings, inputs, room_for(settings))
+        return continue_prompts(
+            self.language_model, self.processor, prompts, settings, cache, streamer
+        )

@@ -1,6 +1,6 @@
 """What goes into a model: token rows padded to one length, and the media that fill their places."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -41,29 +41,30 @@ class Media:
     def to(self, device: torch.device | str) -> "Media":
         return _mapped(self, lambda tensor: tensor.to(device, non_blocking=True))
 
+    @property
+    def layout(self) -> "Media":
+        """The same without what is seen or heard, for positions."""
+        return replace(self, inputs=None, features=None)
+
     def repeat(self, times: int) -> "Media":
-        """The one medium of this object, once for each of `times` rows (without copying features).
+        """The media of one row, once for each of `times` rows (one medium without copying it).
 
         Raises:
-            ValueError: there are several media.
+            ValueError: there are media of several rows.
         """
-        if len(self) != 1:
-            raise ValueError(f"{len(self)} media cannot be shared by all rows")
+        count = len(self)
+        if count != 1 and (self.rows is None or bool(self.rows.any())):
+            raise ValueError(f"{count} media cannot be shared by all rows")
 
-        def wide(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.expand(times, *value.shape[1:])
+        def wide(value: Tensor) -> Tensor:
+            if count == 1:
+                return value.expand(times, *value.shape[1:])
+            return value.repeat(times, *[1] * (value.dim() - 1))
 
-        extras = {
-            name: value.expand(times, *value.shape[1:]) for name, value in self.extras.items()
-        }
-        return Media(
-            wide(self.frame_mask),
-            wide(self.times_s),
-            wide(self.inputs),
-            wide(self.features),
-            None,
-            extras,
-        )
+        rows = None
+        if count != 1:
+            rows = torch.arange(times, device=self.rows.device).repeat_interleave(count)
+        return replace(_mapped(replace(self, rows=None), wide), rows=rows)
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,19 @@ def video_features(features: Tensor, times_s: Tensor | None = None) -> Media:
     return one_medium(features, times_s)
 
 
-def one_medium(values: Tensor, times_s: Tensor | None = None, encoded: bool = True) -> Media:
+def one_medium(
+    values: Tensor,
+    times_s: Tensor | None = None,
+    encoded: bool = True,
+    extras: Mapping[str, Tensor] | None = None,
+) -> Media:
     """Media of one video or one sound.
 
     Args:
         values: features `[T, P, D]`; or what the encoder takes, `[T, ...]`.
         times_s: `[T]`; zeros where nobody cares.
         encoded: which of the two `values` are.
+        extras: `[1, ...]` each.
     """
     count = values.shape[0]
     times = torch.zeros(count) if times_s is None else torch.as_tensor(times_s)
@@ -196,4 +203,13 @@ def one_medium(values: Tensor, times_s: Tensor | None = None, encoded: bool = Tr
         frame_mask=torch.ones(1, count, dtype=torch.bool),
         times_s=times.to(torch.float32)[None],
         **{"features" if encoded else "inputs": values[None]},
+        extras=dict(extras or {}),
     )
+
+
+def joined_streams(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The streams of several files, `[T, ...]` each, one file behind the other."""
+    if len(found) == 1:
+        return dict(found[0])
+    names = dict.fromkeys(name for streams in found for name in streams)
+    return {n: torch.cat([streams[n] for streams in found if n in streams]) for n in names}

@@ -175,6 +175,12 @@ LENGTHS_STAGES = tuple(
 """The same on clips of 4, 6 and 8 seconds, of which 8 frames are taken in even steps
 (`sampling="base"`): a frame's number no longer tells its second."""
 
+REMINDED_STAGES = tuple(
+    replace(stage, data=f"{stage.data} 7 to world texts 3", steps=round(stage.steps / _PICTURES))
+    for stage in WORLD_VIDEO
+)
+"""The same with language data among the videos, as method 2 has it among the pictures."""
+
 WORLD_STAGES = {
     "cogvlm2": {
         "experts": EXPERTS_STAGES,
@@ -184,6 +190,10 @@ WORLD_STAGES = {
         "fixed": FIXED_STAGES,
         "world": SFT_STAGES,
     },
-    "cogvlm2_video": {"world": WORLD_VIDEO, "lengths": LENGTHS_STAGES},
+    "cogvlm2_video": {
+        "world": WORLD_VIDEO,
+        "lengths": LENGTHS_STAGES,
+        "reminded": REMINDED_STAGES,
+    },
 }
 """By system and recipe."""

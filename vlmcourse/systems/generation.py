@@ -29,13 +29,19 @@ def shared_prefix(rows: Sequence[TokenRow]) -> int:
     return 0 if outside else length
 
 
+def room_for(settings: Mapping[str, Any]) -> int | None:
+    """The longest prompt that leaves room for an answer; None without a limit ("context")."""
+    context = settings.get("context")
+    return None if context is None else context - settings.get("max_new_tokens", LONGEST)
+
+
 def fitting_prompts(embeddings: Tensor, inputs: dict[str, Tensor], room: int | None) -> Prompts:
     """Prompts without the beginning of those that are longer than `room` (None: no limit)."""
     extra = 0 if room is None else embeddings.shape[1] - room
     if extra <= 0:
         return embeddings, inputs
     log.warning("the prompt is too long: its first %d places are left out", extra)
-    return embeddings[:, extra:], {name: value[:, extra:] for name, value in inputs.items()}
+    return embeddings[:, extra:], {name: value[..., extra:] for name, value in inputs.items()}
 
 
 def continue_prompts(

@@ -1,7 +1,7 @@
 """The processor of a system: from a file to frames, from a conversation to token rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ from torch import Tensor
 
 from vlmcourse.backbones.tokenizers import Tokenizer
 from vlmcourse.conversation import (
+    MARKERS,
     Conversation,
+    ConversationError,
+    Expand,
     Piece,
     Template,
     Text,
@@ -19,6 +22,7 @@ from vlmcourse.conversation import (
     lay_out,
     tokenise,
 )
+from vlmcourse.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Clip:
             there is none.
         cues: subtitle cues in order, if the system reads them.
         given: what of all this the model is given.
+        grid: `[3]` int64, rows of patches in time, down and across, where frames have any size.
+        others: further pictures and videos of the same conversation, in the order of their markers.
     """
 
     times_s: Tensor
@@ -57,10 +63,22 @@ class Clip:
     sound_times_s: Tensor | None = None
     cues: Sequence[Any] = field(default_factory=tuple)
     given: Given = Given()
+    grid: Tensor | None = None
+    others: tuple["Clip", ...] = ()
 
     @property
     def num_frames(self) -> int:
         return int(self.times_s.shape[0])
+
+    @property
+    def all(self) -> tuple["Clip", ...]:
+        """This clip and the others, in order."""
+        return (self, *self.others)
+
+    def given_as(self, given: Given) -> "Clip":
+        """The same, all of it with another `given`."""
+        others = tuple(one.given_as(given) for one in self.others)
+        return replace(self, given=given, others=others)
 
     @property
     def is_picture(self) -> bool:
@@ -82,6 +100,7 @@ class Processor:
 
     Attributes:
         given: what of a video the model is given unless it is told otherwise.
+        takes_several: whether a conversation may hold several pictures and videos (`Clip.others`).
         reads_subtitles: whether cues reach the model; `read` then takes `cues=None` too, subtitles
             to use instead of those that `read_cues` finds.
         layout_only: names of settings that change rows of tokens, but neither what `read` takes
@@ -95,6 +114,7 @@ class Processor:
     """
 
     given: Given = Given()
+    takes_several: bool = False
     reads_subtitles: bool = False
     layout_only: tuple[str, ...] = ()
 
@@ -116,6 +136,24 @@ class Processor:
     def read(self, path: str | Path) -> Clip:
         """Read what the system needs from a video file. Raises MediaError for a bad file."""
         raise TypeError(f"{type(self).__name__} does not read files")
+
+    def read_several(self, paths: Sequence[str | Path], **more: Any) -> Clip:
+        """Read the pictures and videos of one conversation.
+
+        Args:
+            more: of `read`, for the first file.
+
+        Raises:
+            UserError: none, or several for a system that takes one.
+            MediaError: a bad file.
+        """
+        if not paths:
+            raise UserError("no file to watch")
+        if len(paths) > 1 and not self.takes_several:
+            raise UserError(f"this system takes one file at a time, not {len(paths)}")
+        first = self.read(paths[0], **more)
+        others = tuple(self.read(path) for path in paths[1:])
+        return replace(first, others=others) if others else first
 
     def read_for_training(self, path: str | Path, draw: int, form: str = "conversation") -> Clip:
         """The same with what a paper's training leaves to chance (crops, frames).
@@ -141,6 +179,22 @@ class Processor:
         """Pieces that stand for one medium ("video", "picture" or "sound") of this clip."""
         raise TypeError(f"{type(self).__name__} has no places for a {kind}")
 
+    def expander(self, conversation: Conversation, clip: Clip) -> Expand:
+        """What each marker of a conversation stands for: of several pictures and videos, the k-th
+        marker for the k-th of them.
+
+        Raises:
+            ConversationError: there are several, and not as many markers; or this system takes one.
+        """
+        if not clip.others:
+            return lambda kind: self.expand(kind, clip)
+        found = markers_in(conversation.turns)
+        if not self.takes_several or found != len(clip.all):
+            why = f"{found} markers" if self.takes_several else "a system that takes one"
+            raise ConversationError(f"{len(clip.all)} pictures and videos for {why}")
+        waiting = iter(clip.all)
+        return lambda kind: self.expand(kind, next(waiting))
+
     def answer_text(self, ids: Sequence[int]) -> str:
         """The answer in what was generated."""
         return self.tokenizer.decode(ids).strip()
@@ -153,9 +207,8 @@ class Processor:
         max_length: int | None = None,
     ) -> TokenRow:
         """Ids, labels and kinds of a whole conversation about a clip (the training template)."""
-        pieces = lay_out(
-            conversation, template or self.template, lambda kind: self.expand(kind, clip)
-        )
+        expand = self.expander(conversation, clip)
+        pieces = lay_out(conversation, template or self.template, expand)
         return tokenise(pieces, self.tokenizer, max_length)
 
     def text_row(
@@ -209,16 +262,31 @@ class Processor:
             return Turn("user", question)
         return Turn("user", f"{question}\n<video>" if self.video_last else f"<video>\n{question}")
 
+    def next_turn(self, question: str, clip: Clip, history: Sequence[Turn] = ()) -> Turn:
+        """The user's turn that asks behind a history; it brings what of the clip is not there yet:
+        all of it, in the first turn of a usual conversation."""
+        turn = self.question_turn(question, first=not history)
+        if not clip.others:
+            return turn
+        missing = len(clip.all) - markers_in((*history, turn))
+        return Turn("user", "<video>\n" * missing + turn.text)
+
     def question_row(self, question: str, clip: Clip, history: Sequence[Turn] = ()) -> TokenRow:
         """The prompt that asks a question.
 
         Args:
             question: plain text.
             clip: the video.
-            history: earlier turns in order, the user's made by `question_turn`.
+            history: earlier turns in order, the user's made by `next_turn`.
         """
-        turn = self.question_turn(question, first=not history)
+        turn = self.next_turn(question, clip, history)
         return self.row(Conversation((*history, turn)), clip, self.answer_template)
+
+
+def markers_in(turns: Sequence[Turn]) -> int:
+    """How many pictures, videos and sounds the markers of turns stand for."""
+    told = (turn.text for turn in turns if turn.role == "user")
+    return sum(text.count(marker) for text in told for marker in MARKERS)
 
 
 def frames_tensor(pixels: Any) -> Tensor:

@@ -1,10 +1,14 @@
 """What a model gives: the loss of a batch, and a video it has seen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vlmcourse.systems.batch import Media
+from vlmcourse.conversation import IGNORED
+from vlmcourse.systems.batch import Batch, Media
 from vlmcourse.systems.processor import Clip
 
 
@@ -30,6 +34,26 @@ class Loss:
     @property
     def num_targets(self) -> int:
         return self.token_loss.numel()
+
+
+def loss_of(hidden: Tensor, head: Callable[[Tensor], Tensor], batch: Batch) -> Loss:
+    """The loss of the trained tokens of a batch.
+
+    Args:
+        hidden: `[B, L, E]` last hidden states.
+        head: the output layer; only positions that predict a trained token go through it.
+    """
+    hidden, targets = hidden[:, :-1], batch.labels[:, 1:]
+    chosen = targets != IGNORED
+    logits = head(hidden[chosen]).float()  # [M, vocabulary]
+    wanted = targets[chosen]
+    token_loss = F.cross_entropy(logits, wanted, reduction="none")  # [M]
+    rows = chosen.nonzero()[:, 0]
+    segments = torch.zeros_like(rows) if batch.segments is None else batch.segments[:, 1:][chosen]
+    loss = token_loss.sum() / max(token_loss.numel(), 1)
+    if token_loss.numel() == 0:
+        loss = loss + 0.0 * hidden.sum()
+    return Loss(loss, token_loss, rows, segments, logits.argmax(-1) == wanted)
 
 
 @dataclass(frozen=True)

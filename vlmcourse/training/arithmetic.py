@@ -30,27 +30,30 @@ FORMULAS = {
 
 
 class Arithmetic(pl.Callback):
-    """Counts the floating-point operations of the first steps, forward and backward.
+    """Counts the floating-point operations of some steps, forward and backward: evenly spread over
+    the stage, since the batches of a mixture of sources differ.
 
     Matrix products, convolutions and attention count (a multiplication and an addition are two);
     attention counts whole, without what a mask would save. Reading features from a cache costs
     nothing here.
 
     Args:
-        steps: how many steps are counted; they take about twice their time.
+        steps: how many steps are counted; they take about twice their time. A resumed run counts
+            those that are left of them.
 
     Attributes:
         gflop: of each counted step.
     """
 
-    def __init__(self, steps: int = 8):
+    def __init__(self, steps: int = 16):
         self.steps = steps
         self.gflop: list[float] = []
         self._parts = 0.0
 
     def on_train_batch_start(self, trainer, module, batch: Batch, batch_idx: int) -> None:
         self._counter = None
-        if len(self.gflop) < self.steps:
+        every = max(trainer.max_steps // self.steps, 1)
+        if trainer.global_step % every == 0 and len(self.gflop) < self.steps:
             self._step = trainer.global_step
             self._counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
             self._counter.__enter__()

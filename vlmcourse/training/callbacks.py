@@ -22,7 +22,8 @@ COLUMNS = (
 seconds from the start of the stage to its end (pauses between a kill and a resumption left out).
 `tokens` are those that were trained, `positions` all that went through the language model (padding
 left out, what packed conversations share once); `frames` and their `patches` went through the
-vision encoder, in this step or when their features were cached."""
+vision encoder, in this step or when their features were cached; frames that share patches are
+one."""
 VAL_COLUMNS = ("step", "loss", "answer_accuracy", "tokens")
 CHECKPOINT, METRICS, VAL_METRICS = "last.ckpt", "metrics.csv", "val_metrics.csv"
 
@@ -96,6 +97,10 @@ def _size(batch: Batch, encoder: nn.Module | None) -> dict[str, int]:
     """How much a batch holds, by name of the column."""
     pictures = batch.pictures
     frames = 0 if pictures is None else int(pictures.frame_mask.sum())
+    patches = frames * getattr(encoder, "num_patches", 0)
+    if pictures is not None and "grid" in pictures.extras:  # of any size
+        grids = pictures.extras["grid"]
+        frames, patches = int(grids[:, 0].sum()), int(grids.prod(1).sum())
     conversations = batch.ids.shape[0]
     if batch.segments is not None:
         conversations = int(batch.segments.amax(1).clamp(min=1).sum())
@@ -104,7 +109,7 @@ def _size(batch: Batch, encoder: nn.Module | None) -> dict[str, int]:
         "videos": 0 if pictures is None else len(pictures),
         "positions": int(batch.attention.sum()),
         "frames": frames,
-        "patches": frames * getattr(encoder, "num_patches", 0),
+        "patches": patches,
     }
 
 

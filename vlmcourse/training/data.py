@@ -14,6 +14,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from vlmcourse.conversation import Conversation, TokenRow, Turn
@@ -21,7 +22,7 @@ from vlmcourse.errors import UserError
 from vlmcourse.media.errors import MediaError
 from vlmcourse.row_packing import pack
 from vlmcourse.systems.base import VideoLanguageModel, Watched
-from vlmcourse.systems.batch import Batch, Media, collate, stack_media
+from vlmcourse.systems.batch import Batch, Media, collate, joined_streams, stack_media
 from vlmcourse.systems.processor import Clip, Given
 from vlmcourse.training.clip_memory import ClipMemory
 from vlmcourse.training.feature_cache import FeatureCache, cache_features
@@ -141,9 +142,13 @@ class VideoInstructionData(pl.LightningDataModule):
             raise UserError("the encoder trains, so its features cannot be cached: data.cache=null")
         read = [source.samples() for source in self.sources]
         val = [s for source in self.val_sources for s in source.samples()]
+        if not model.processor.takes_several:
+            for several in (s for samples in (*read, val) for s in samples if s.others):
+                names = ", ".join(file.name for file in several.files)
+                raise UserError(f"{system} takes one picture or video a conversation, not {names}")
         kept = set(list(dict.fromkeys(s.shared for s in val))[: self.val_videos])
         val = [s for s in val if s.shared in kept]
-        videos = [s.video for samples in (*read, val) for s in samples if s.video is not None]
+        videos = [file for samples in (*read, val) for s in samples for file in s.files]
         if self.cache_root is not None and videos:
             self.cache = cache_features(
                 model, system, videos, located(self.cache_root), device, progress=progress
@@ -161,16 +166,16 @@ class VideoInstructionData(pl.LightningDataModule):
     def _usable(self, samples: list[Sample], source: Source) -> list[Sample]:
         """Samples of clips that can be read and have every stream that the model is given."""
         path = located(source.json)
-        samples = [s for s in samples if s.video is None or s.video in self.cache]
+        samples = [s for s in samples if all(file in self.cache for file in s.files)]
         if not samples:
             raise UserError(f"{path}: none of its videos can be read")
         lacking = {}
-        for video in dict.fromkeys(s.video for s in samples if s.video is not None):
+        for video in dict.fromkeys(file for s in samples for file in s.files):
             missing = lacks(self.given, self.cache.streams(video))
             if missing:
                 lacking[video] = missing
         self.lacking |= lacking
-        kept = [s for s in samples if s.video not in lacking]
+        kept = [s for s in samples if lacking.keys().isdisjoint(s.files)]
         if lacking:
             told = f"{len(lacking)} videos have no {', '.join(sorted(set(lacking.values())))}"
             names = ", ".join(video.name for video in list(lacking)[:SHOWN])
@@ -202,7 +207,13 @@ class VideoInstructionData(pl.LightningDataModule):
         part = self.parts[0]
         return -(-part.order.units_per_epoch // (part.units_per_batch * self.accumulate))
 
-    def media(self, video: Path, draw: int | None = None, form: str = FORMS[0]) -> Watched:
+    def media(
+        self,
+        video: Path,
+        draw: int | None = None,
+        form: str = FORMS[0],
+        others: Sequence[Path] = (),
+    ) -> Watched:
         """The layout facts of a video, and what the model is given of it: cached features, or what
         the encoders take.
 
@@ -210,24 +221,31 @@ class VideoInstructionData(pl.LightningDataModule):
             draw: without a cache, read the file as the system's training does
                 (`Processor.read_for_training`); None reads it as for questions.
             form: see `Source`.
+            others: further files of the same conversation.
 
         Raises:
             MediaError: without a cache, for a file that cannot be read or lacks what is given.
         """
+        read = [self._read(file, draw, form) for file in (video, *others)]
+        first, *further = (clip for clip, _ in read)
+        clip = replace(first, others=tuple(further)).given_as(self.given)
+        streams = joined_streams([streams for _, streams in read])
+        return Watched(clip, *self.model.media(streams, clip, self.cache is not None))
+
+    def _read(self, video: Path, draw: int | None, form: str) -> tuple[Clip, dict[str, Tensor]]:
+        """One file: its layout facts, and its features or what the encoders take."""
         if self.cache is not None:
             wanted = [name for name in (self.given.pictures, self.given.sounds) if name]
-            clip, streams = self.cache.load(video, wanted)
+            return self.cache.load(video, wanted)
+        processor = self.model.processor
+        if draw is None or not processor.draws:
+            clip = self._memory.get(video, processor.read)
         else:
-            processor = self.model.processor
-            if draw is None or not processor.draws:
-                clip = self._memory.get(video, processor.read)
-            else:
-                clip = processor.read_for_training(video, draw, form)
-            streams = self.model.stream_inputs(clip)
-            if missing := lacks(self.given, streams):
-                raise LacksStream(video, missing)
-        clip = replace(clip, given=self.given)
-        return Watched(clip, *self.model.media(streams, clip, self.cache is not None))
+            clip = processor.read_for_training(video, draw, form)
+        streams = self.model.stream_inputs(clip)
+        if missing := lacks(self.given, streams):
+            raise LacksStream(video, missing)
+        return clip, streams
 
     def batch(self, index: int) -> Batch:
         """The batch `index` of the stream (of `accumulate` batches a step).
@@ -255,13 +273,14 @@ class VideoInstructionData(pl.LightningDataModule):
             video, form = samples[0].video, samples[0].form
             try:
                 draw = None if part is self.val_part else draw
-                watched = None if video is None else self.media(video, draw, form)
+                others = samples[0].others
+                watched = None if video is None else self.media(video, draw, form, others)
             except MediaError as error:
                 lacks_stream = isinstance(error, LacksStream)
-                listed = self.lacking if lacks_stream else self.unreadable
-                if video not in listed:
+                listed, bad = self.lacking if lacks_stream else self.unreadable, error.path or video
+                if bad not in listed:
                     log.warning("left out of training: %s", error)
-                listed[video] = error.streams if lacks_stream else error.reason
+                listed[bad] = error.streams if lacks_stream else error.reason
                 continue
             clip = watched and watched.clip
             made = [self.row(s, clip, draw) for s, draw in zip(samples, draws, strict=True)]
@@ -278,8 +297,9 @@ class VideoInstructionData(pl.LightningDataModule):
         there = [row for row, watched in enumerate(seen) if watched is not None]
         if not there or getattr(self.given, kind) is None:
             return None
-        rows = there if len(there) < len(seen) else None
-        return stack_media([getattr(seen[row], kind) for row in there], rows)
+        media = [getattr(seen[row], kind) for row in there]
+        rows = [row for row, one in zip(there, media, strict=True) for _ in range(len(one))]
+        return stack_media(media, None if rows == list(range(len(seen))) else rows)
 
     def row(self, sample: Sample, clip: Clip | None, draw: int = 0) -> TokenRow:
         """The row of one sample; `draw` chooses among a system's requests for a caption.

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 """Part of the hash; raised when preprocessing or the layout of shards changes."""
-FACTS = ("times_s", "sound_times_s", "duration_s")
+FACTS = ("times_s", "sound_times_s", "duration_s", "grid")
 """What a shard holds of a clip besides its streams."""
 UNREADABLE, LOCK = "unreadable.json", ".lock"
 WHOLE_MIB = 8
@@ -118,6 +118,7 @@ class FeatureCache:
             get(f"{key}.times_s"),
             duration_s=float(get(f"{key}.duration_s")),
             sound_times_s=get(f"{key}.sound_times_s") if "sound_times_s" in names else None,
+            grid=get(f"{key}.grid") if "grid" in names else None,
             cues=self._cues[video],
             given=Given(*(name if name in there else None for name in vars(self.given).values())),
         )
@@ -244,6 +245,8 @@ def _clip_tensors(model: VideoLanguageModel, video: Path, key: str) -> dict[str,
     }
     if clip.sound_times_s is not None:
         tensors["sound_times_s"] = clip.sound_times_s.to(torch.float32)
+    if clip.grid is not None:
+        tensors["grid"] = clip.grid.to(torch.int64)
     for name, features in model.streams(clip).items():
         tensors[name] = features.to("cpu", torch.float16)  # [T, P, D]
         if not bool(tensors[name].isfinite().all()):

@@ -7,6 +7,7 @@ These shapes of entry are read, also mixed in one JSON list:
   place of "video" it is about a picture;
 - Video-ChatGPT's merged file (VideoInstruct100K): `{"q", "a", "video_id"}`;
 - VideoChat's: `{"video", "QA": [{"q", "a"}, ...]}`;
+- LLaVA's with several pictures and videos (several_media.py);
 - MiniGPT-4's captions (`filter_cap.json`): an object whose "annotations" are
   `{"image_id", "caption"}`, the picture being `ID.jpg`.
 
@@ -33,6 +34,7 @@ from pathlib import Path
 
 from vlmcourse.conversation import MARKERS
 from vlmcourse.errors import UserError
+from vlmcourse.training.several_media import lists_media, named_media
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +51,14 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation about one video or picture, or about none.
+    """One conversation about one video or picture, about several, or about none.
 
     `turns` alternate between ("user", text) and ("assistant", text). The first holds `<video>` (or
     `<image>`, for a picture) exactly once, where the video stands; no other turn does. `video` is
     the file, of a picture too; None for language data, whose turns hold no such marker and whose
-    `description` (if any) takes the video's place. `form` and `max_length` are those of the source
-    (sources.py).
+    `description` (if any) takes the video's place. `others` are further files; then the user's
+    turns hold as many markers as there are files, in their order. `form` and `max_length` are those
+    of the source (sources.py).
     """
 
     id: str
@@ -67,6 +70,12 @@ class Sample:
     form: str = "conversation"
     max_length: int | None = None
     description: str = ""
+    others: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files, in the order of their markers."""
+        return () if self.video is None else (self.video, *self.others)
 
     @property
     def medium(self) -> str:
@@ -77,8 +86,10 @@ class Sample:
 
     @property
     def shared(self) -> Hashable:
-        """What samples have in common that may stand in one row: the file or the description. A
-        text without either stands alone."""
+        """What samples have in common that may stand in one row: the file, the files, or the
+        description. A text without either stands alone."""
+        if self.others:
+            return self.files
         return self.video or self.description or self
 
     @property
@@ -182,14 +193,16 @@ def _samples(
             fields = _text_fields(entry) if folder is None else _fields(index, entry)
             token = IMAGE_TOKEN if IMAGE_TOKEN in fields["turns"][0][1] else VIDEO_TOKEN
             name = fields.pop("video", None)
-            video = None if name is None else find_video(name, token)
+            named = fields.pop("media", [] if name is None else [(token, name)])
+            files = [find_video(name, token) for token, name in named]
         except _EntryError as error:
             problems.append((index, str(error)))
         except _NoVideo as error:
             absent.add(str(error))
             skipped += 1
         else:
-            samples.append(Sample(video=video, **{"id": str(index)} | fields))
+            video, others = (files[0], tuple(files[1:])) if files else (None, ())
+            samples.append(Sample(video=video, others=others, **{"id": str(index)} | fields))
     _judge(path, folder, entries, samples, problems, sorted(absent), skipped, missing)
     return samples
 
@@ -256,6 +269,8 @@ def _fields(index: int, entry) -> dict:
     of_picture = entry.get("video") is None and ("image" in entry or "image_id" in entry)
     token, key = (IMAGE_TOKEN, "image") if of_picture else (VIDEO_TOKEN, "video")
     name = entry.get(key)
+    if lists_media(entry):
+        return _several_fields(entry)
     if "conversations" in entry:
         turns = _place(_turns(entry["conversations"]), token)
     elif {"q", "a", "video_id"} <= entry.keys():
@@ -273,6 +288,16 @@ def _fields(index: int, entry) -> dict:
             "neither 'conversations' nor 'q', 'a' and 'video_id', nor 'QA', nor 'caption'"
         )
     return {"video": _text(name, f"'{key}'"), "turns": tuple(turns), **_extras(entry)}
+
+
+def _several_fields(entry: dict) -> dict:
+    """Check one entry that lists its pictures and videos."""
+    try:
+        media, turns = named_media(entry, _turns(entry.get("conversations")))
+    except ValueError as error:
+        raise _EntryError(str(error)) from error
+    turns = _place(turns, media[0][0]) if len(media) == 1 else turns
+    return {"media": media, "turns": tuple(turns), **_extras(entry)}
 
 
 def _text_fields(entry) -> dict:

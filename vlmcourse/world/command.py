@@ -1,6 +1,7 @@
 """The command `vlmcourse world`: films by default, or pictures, or texts."""
 
 import argparse
+import logging
 import re
 from pathlib import Path
 
@@ -8,20 +9,23 @@ from tqdm import tqdm
 
 from vlmcourse.errors import UserError
 from vlmcourse.world.dataset import PictureSettings, SplitSettings, make_split
+from vlmcourse.world.pictures import MANY_SIZES
 from vlmcourse.world.splits import SPLITS
 from vlmcourse.world.story import StorySettings
 from vlmcourse.world.texts import COUNTS, make_texts
+from vlmcourse.world.words import SECONDS
 
 ROOTS = {
     "films": Path("data/world"),
     "live sound": Path("data/world_live"),
     "durations": Path("data/world_lengths"),
+    "sizes": Path("data/world_shapes"),
     "pictures": Path("data/world_pictures"),
     "texts": Path("data/world_texts"),
 }
+log = logging.getLogger(__name__)
+
 OF_FILMS = ("duration", "durations", "fps", "crf", "no_sound", "live_sound")
-MOST_EVENTS = 4
-"""Events of a film in which they fit."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,12 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     splits = SPLITS if args.split == "all" else (args.split,)
     if args.texts:
-        _refuse(args, "--texts", (*OF_FILMS, "size", "workers"))
+        _refuse(args, "--texts", (*OF_FILMS, "size", "sizes", "workers"))
         return _texts(args, splits)
     if args.pictures:
         _refuse(args, "--pictures", OF_FILMS)
         settings, what = _picture_settings(args), "pictures"
     else:
+        _refuse(args, "films: give --pictures too", ("sizes",))
         settings, what = _film_settings(args), "clips"
     for split in splits:
         made = make_split(_root(args), split, args.count, settings, args.workers, args.force)
@@ -76,12 +81,12 @@ def _is_given(value) -> bool:
 def _film_settings(args) -> SplitSettings:
     """Read the options of films; those that were not given have the defaults of the settings."""
     durations = _durations(args)
+    if max(durations) > SECONDS:
+        log.warning("the small world's language model has no words for seconds from %d on", SECONDS)
     given = {"fps": args.fps, "crf": args.crf, **_size(args)}
     return SplitSettings(
-        story=StorySettings(
-            duration_s=durations if len(durations) > 1 else durations[0],
-            events=(1, min(MOST_EVENTS, max(durations) // 2)),
-            live_sound=args.live_sound,
+        story=StorySettings.of_length(
+            durations if len(durations) > 1 else durations[0], args.live_sound
         ),
         sound=not args.no_sound,
         **{name: value for name, value in given.items() if value is not None},
@@ -100,16 +105,29 @@ def _durations(args) -> tuple[int, ...]:
 
 
 def _picture_settings(args) -> PictureSettings:
-    return PictureSettings(**_size(args))
+    if args.sizes is None:
+        return PictureSettings(**_size(args))
+    if args.size is not None:
+        raise UserError("--size and --sizes exclude each other")
+    parts = [_width_and_height(part.strip()) for part in args.sizes.split(",")]
+    if None in parts:
+        raise UserError(f"--sizes must look like 64x64,128x48 (width x height), not {args.sizes!r}")
+    story = StorySettings(mark_probability=1.0)  # a digit is what only enough pixels tell
+    return PictureSettings(story, sizes=tuple(dict.fromkeys(parts)))
 
 
 def _size(args) -> dict[str, int]:
     if args.size is None:
         return {}
-    match = re.fullmatch(r"(\d+)x(\d+)", args.size)
-    if not match:
+    size = _width_and_height(args.size)
+    if size is None:
         raise UserError(f"--size must look like 64x64 (width x height), not {args.size!r}")
-    return {"width": int(match[1]), "height": int(match[2])}
+    return {"width": size[0], "height": size[1]}
+
+
+def _width_and_height(text: str) -> tuple[int, int] | None:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    return match and (int(match[1]), int(match[2]))
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -140,6 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--duration", type=int, help="seconds, 4 to 600 (default: 8)")
     add("--durations", help="such as 4,6,8: every clip lasts one of them, drawn by its seed")
     add("--size", help="width x height (default: 64x64, pictures 96x96); of films, even numbers")
+    many = ",".join(f"{width}x{height}" for width, height in MANY_SIZES)
+    add("--sizes", nargs="?", const=many, metavar="LIST", help="of pictures: each has one of them, "
+        f"drawn by its seed (without a list: {many})")  # fmt: skip
     add("--fps", type=float, help=f"frames a second (default: {SplitSettings.fps})")
     add("--crf", type=int, help=f"H.264 quality, 0 is lossless (default: {SplitSettings.crf})")
     add("--no-sound", action="store_true", help="write no sound track")

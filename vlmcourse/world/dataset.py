@@ -14,7 +14,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vlmcourse.errors import UserError
-from vlmcourse.world import language
 from vlmcourse.world.conversations import (
     MEDIA,
     caption_entries,
@@ -68,6 +67,12 @@ class WorldSplit:
         return len(self.ids)
 
     @property
+    def sizes(self) -> list[tuple[int, int]] | None:
+        """Width and height of every picture of a split of many sizes; else None."""
+        told = self.manifest.get("sizes")
+        return told and [tuple(map(int, told[clip].split("x"))) for clip in self.ids]
+
+    @property
     def data_checksum(self) -> str:
         """One sha256 for all files of the split, for records."""
         return self.manifest["data_checksum"]
@@ -106,7 +111,7 @@ def make_split(
     folder = Path(root) / split
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     with one_maker(folder):
-        head = _head(split, len(stories), settings)
+        head = _head(split, ids, stories, settings)
         known = reusable(folder, head, _plain(type(settings)()), force)
         kept, jobs = {}, []
         for clip, story in zip(ids, stories, strict=True):
@@ -119,7 +124,7 @@ def make_split(
         if jobs or not told or not (folder / MANIFEST).exists():
             _keep(folder, kept, head)
             files = kept | _make_clips(folder, jobs, len(ids), settings, workers, progress)
-            _finish(folder, ids, stories, files, head)
+            _finish(folder, ids, stories, files, head, settings)
     return load_split(folder)
 
 
@@ -128,11 +133,20 @@ def clip_ids(split: str, count: int) -> list[str]:
     return [f"{split}_{index:05d}" for index in range(count)]
 
 
-def _head(split: str, count: int, settings) -> dict:
+def _head(split: str, ids: list[str], stories: list[Story], settings) -> dict:
     """Return what a folder says of itself; films, which came first, do not name their medium."""
     medium = {} if settings.medium.key == "video" else {"medium": settings.medium.key}
-    told = {"split": split, "count": count, **medium, "settings": _plain(settings)}
+    told = {"split": split, "count": len(ids), **medium, "settings": _told(settings)}
+    if settings.sizes is not None:
+        sizes = ["x".join(map(str, settings.size_of(story))) for story in stories]
+        told["sizes"] = dict(zip(ids, sizes, strict=True))
     return told | settings.made_by()
+
+
+def _told(settings) -> dict:
+    """Return settings as a manifest tells them: one size, or several."""
+    unsaid = ("sizes",) if settings.sizes is None else ("width", "height")
+    return {name: value for name, value in _plain(settings).items() if name not in unsaid}
 
 
 def _plain(settings) -> dict:
@@ -183,10 +197,10 @@ def _make_chunk(chunk: list[tuple[str, Story]], folder: Path, settings) -> dict[
     return files
 
 
-def _finish(folder: Path, ids, stories, files, head) -> None:
+def _finish(folder: Path, ids, stories, files, head, settings) -> None:
     """Write stories, words and, last of all, the manifest."""
-    medium = MEDIA[head.get("medium", "video")]
-    asked = language.balanced_questions(stories, seed=SPLITS.index(head["split"]))
+    medium = settings.medium
+    asked = settings.ask(stories, SPLITS.index(head["split"]))
     text = "\n".join(story.to_json() for story in stories) + "\n"
     write_bytes(folder / STORIES, text.encode())
     write_llava_json(folder / CONVERSATIONS, question_entries(ids, asked, medium))

@@ -7,6 +7,7 @@ from typing import ClassVar
 from vlmcourse.world.conversations import VIDEO, Medium
 from vlmcourse.world.files import check_format, write_clip
 from vlmcourse.world.fingerprints import fingerprints
+from vlmcourse.world.language import Question, balanced_questions
 from vlmcourse.world.render import render_frames
 from vlmcourse.world.sound import render_sound
 from vlmcourse.world.splits import sample_stories
@@ -23,6 +24,7 @@ class SplitSettings:
 
     medium: ClassVar[Medium] = VIDEO
     counts: ClassVar[dict[str, int]] = {"train": 1500, "val": 200, "test": 320}
+    sizes: ClassVar[None] = None
 
     story: StorySettings = field(default_factory=StorySettings)
     fps: float = 4.0
@@ -43,6 +45,10 @@ class SplitSettings:
         """Sample the first stories of a split."""
         return sample_stories(split, count, self.story)
 
+    def ask(self, stories: list[Story], seed: int) -> list[list[Question]]:
+        """Choose questions whose answers are balanced."""
+        return balanced_questions(stories, seed)
+
     def files(self, clip: str, story: Story) -> list[str]:
         """List the files of a clip, relative to the split's folder."""
         return [f"clips/{clip}.mp4", *([f"clips/{clip}.srt"] if story.lines else [])]
@@ -59,4 +65,5 @@ class SplitSettings:
             stories,
             VIDEO.captions,
             lambda story: (render_frames(story, fps=1).tobytes(), render_sound(story).tobytes()),
+            self.ask,
         )

@@ -1,4 +1,5 @@
-"""Splits of pictures: one moment of a story each, drawn at the size that is asked for.
+"""Splits of pictures: one moment of a story each, drawn at the size that is asked for, or at one of
+several sizes.
 
 A moment shows things at their places and, about two times in three, one of them in a visible state
 (`FRAME_ACTIONS`). No moment lies within a slide: half-way between two places, "where" would have
@@ -17,9 +18,11 @@ import numpy as np
 from PIL import Image
 
 from vlmcourse.errors import UserError
+from vlmcourse.world.balance import balanced_over_groups
 from vlmcourse.world.conversations import PICTURE, Medium
 from vlmcourse.world.files import whole_file
 from vlmcourse.world.fingerprints import fingerprints
+from vlmcourse.world.language import Question, balanced_questions
 from vlmcourse.world.render import render_frame
 from vlmcourse.world.splits import first_stories, held_out_rule
 from vlmcourse.world.story import (
@@ -34,13 +37,22 @@ from vlmcourse.world.story import (
 
 SMALLEST = 16
 """Least width and height in pixels."""
+Size = tuple[int, int]
+"""Width and height in pixels."""
+MANY_SIZES: tuple[Size, ...] = (
+    *((32, 32), (48, 48), (64, 64), (80, 80), (96, 96), (128, 128)),
+    *((96, 64), (64, 96), (128, 48), (48, 128), (192, 64), (64, 192)),
+)
+"""Squares, panoramas and portraits up to 1:3. A mark's digit grows with the shorter side: a grey
+patch at 32 pixels, half readable at 48, readable from 64 on."""
 
 
 @dataclass(frozen=True)
 class PictureSettings:
     """How the pictures of a split are made; `story.held_out` is set by the split itself.
 
-    `acting` is the chance that something happens in a picture.
+    All are `width` x `height` large, unless there are `sizes`: then each has one of them, drawn by
+    its seed. `acting` is the chance that something happens in a picture.
     """
 
     medium: ClassVar[Medium] = PICTURE
@@ -51,11 +63,15 @@ class PictureSettings:
     width: int = 96
     height: int = 96
     acting: float = 2 / 3
+    sizes: tuple[Size, ...] | None = None
 
     def __post_init__(self):
-        if min(self.width, self.height) < SMALLEST:
-            size = f"{self.width}x{self.height}"
-            raise UserError(f"a picture's sides must be at least {SMALLEST} pixels, not {size}")
+        if self.sizes is not None and not self.sizes:
+            raise UserError("sizes must not be an empty list")
+        for width, height in self.sizes or [(self.width, self.height)]:
+            if min(width, height) < SMALLEST:
+                size = f"{width}x{height}"
+                raise UserError(f"a picture's sides must be at least {SMALLEST} pixels, not {size}")
         if not 0.0 <= self.acting <= 1.0:
             raise UserError(f"acting must be 0 to 1, not {self.acting}")
 
@@ -66,6 +82,18 @@ class PictureSettings:
             split, count, lambda seed: sample_moment(seed, settings, self.acting), "picture"
         )
 
+    def size_of(self, story: Story) -> Size:
+        """Return the size at which a moment is drawn, which depends on its seed alone."""
+        if self.sizes is None:
+            return self.width, self.height
+        return self.sizes[np.random.default_rng([story.seed, 5]).integers(len(self.sizes))]
+
+    def ask(self, stories: list[Story], seed: int) -> list[list[Question]]:
+        """Choose questions whose answers are balanced, among the pictures of a size too."""
+        if self.sizes is None:
+            return balanced_questions(stories, seed)
+        return balanced_over_groups(stories, [self.size_of(story) for story in stories], seed)
+
     def files(self, clip: str, story: Story) -> list[str]:
         """List the files of a picture, relative to the split's folder."""
         return [f"clips/{clip}{PICTURE.suffix}"]
@@ -73,15 +101,16 @@ class PictureSettings:
     def write(self, story: Story, folder: Path, clip: str) -> None:
         """Write a picture into the split's folder."""
         path = folder / "clips" / f"{clip}{PICTURE.suffix}"
-        write_picture(path, story, self.width, self.height)
+        write_picture(path, story, *self.size_of(story))
 
     def made_by(self) -> dict[str, str]:
         """Fingerprint the code that draws and tells."""
-        shown = PictureSettings()
+        shown = PictureSettings(sizes=self.sizes)
         return fingerprints(
             shown.sample("train", 12),
             PICTURE.captions,
-            lambda story: [_draw(story, shown.width, shown.height).tobytes()],
+            lambda story: [_draw(story, *shown.size_of(story)).tobytes()],
+            shown.ask,
         )
 
 

@@ -149,9 +149,10 @@ def write_manifest(folder: Path, head: dict, files: dict[str, str], seeds: list[
 def differences(before: dict, now: dict, default: dict) -> list[str]:
     """Compare two nested settings -> lines like `story.duration_s 8 -> 60`.
 
-    A setting that did not exist `before` had today's default.
+    A setting that did not exist `before` had today's default, unless it is not told `now` either.
     """
-    old, new = {**_flat(default), **_flat(before)}, _flat(now)
+    new = _flat(now)
+    old = {key: value for key, value in _flat(default).items() if key in new} | _flat(before)
     keys = sorted({*old, *new})
     return [f"{k} {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
 

@@ -35,6 +35,7 @@ ACTION_SOUND = {
 }
 """The sound that each action makes where sound is live."""
 NAMES = ("anna", "bob", "carla", "dan", "emma", "frank", "gina", "hugo")
+MOST_THINGS = 5
 LONGEST_EVENT_S = 3
 MOST_EVENTS = 12
 SHORTEST_S, LONGEST_S = 4, 600
@@ -183,8 +184,8 @@ class StorySettings:
                 raise UserError(f"duration_s must be {limits}, not {duration_s}")
         if self.held_out not in ("exclude", "require"):
             raise UserError(f"held_out must be 'exclude' or 'require', not {self.held_out!r}")
-        if not 1 <= self.things[0] <= self.things[1] <= 5:
-            raise UserError(f"things must lie within 1 to 5, not {self.things}")
+        if not 1 <= self.things[0] <= self.things[1] <= MOST_THINGS:
+            raise UserError(f"things must lie within 1 to {MOST_THINGS}, not {self.things}")
         most = min(max(self.durations_s) // 2, MOST_EVENTS)
         if not 0 <= self.events[0] <= self.events[1] <= most:
             raise UserError(f"events must lie within 0 to {most}, not {self.events}")
@@ -194,6 +195,33 @@ class StorySettings:
             )
         if self.held_out == "require" and self.events[0] < 1:
             raise UserError("held_out='require' needs at least one event in every story")
+        if not 0 <= self.sounds[0] <= self.sounds[1] <= len(SOUNDS):
+            raise UserError(f"sounds must lie within 0 to {len(SOUNDS)}, not {self.sounds}")
+
+    @classmethod
+    def of_length(
+        cls, duration_s: int | tuple[int, ...], live_sound: bool = False
+    ) -> "StorySettings":
+        """Return settings in which more happens in a longer story, as the cube root of its length.
+
+        Up to 8 s there are 1 to 4 events, in 16 s 1 to 5, in 32 s 2 to 6, in 64 s 2 to 8; sounds
+        and lines grow as slowly. So a long film differs from a short one by its length above all.
+        """
+        settings = cls(duration_s, events=(0, 0), live_sound=live_sound)
+        shortest, longest = min(settings.durations_s), max(settings.durations_s)
+
+        def at(length_s: int, count: int, most: int) -> int:
+            return min(round(count * max(1.0, length_s / cls.duration_s) ** (1 / 3)), most)
+
+        return replace(
+            settings,
+            events=(
+                at(shortest, cls.events[0], shortest // 2),
+                at(longest, cls.events[1], min(longest // 2, MOST_EVENTS)),
+            ),
+            sounds=(cls.sounds[0], at(longest, cls.sounds[1], len(SOUNDS))),
+            lines=(cls.lines[0], at(longest, cls.lines[1], MOST_THINGS)),
+        )
 
     @property
     def durations_s(self) -> tuple[int, ...]:
@@ -221,6 +249,7 @@ def sample_story(seed: int, settings: StorySettings | None = None) -> Story:
     settings = (settings or StorySettings()).of_one_length(rng)
     count = int(rng.integers(settings.things[0], settings.things[1] + 1))
     wanted = int(rng.integers(settings.events[0], settings.events[1] + 1))
+    wanted = min(wanted, count * len(FRAME_ACTIONS) + 1)  # nothing happens twice; one thing slides
     while True:
         story = _draw(rng, seed, settings, count, wanted)
         if story is not None:

@@ -13,11 +13,14 @@ from vlmcourse.world.story import (
     SOUNDS,
 )
 
+SECONDS = 64
+"""There is a word for each of the seconds 0 to 63, and for none after them."""
+
 
 def vocabulary() -> list[str]:
     """List every word of the world, in a fixed order."""
     words = [*COLOURS, *SHAPES, *SIZES, *ROWS, *COLUMNS, *ACTIONS, *BASE_FORM.values()]
-    words += [*DIRECTIONS, *SOUNDS, *NAMES, *(str(n) for n in range(64)), NOTHING, "yes", "no"]
+    words += [*DIRECTIONS, *SOUNDS, *NAMES, *(str(n) for n in range(SECONDS)), NOTHING, "yes", "no"]
     words += _words("scene at for sound said is called number : , . ? thing things there are")
     words += _words("shown what colour shape size where how many does do which way slide when")
     words += _words("long happens events first last before after heard who describe in detail")

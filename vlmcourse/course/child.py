@@ -1,0 +1,47 @@
+"""A process of the course: a ``vlmcourse`` command, or a chapter. It ends when the course is gone.
+
+python -m vlmcourse.course.child train --system video_chatgpt
+python -m vlmcourse.course.child --chapter '{"source": "notebooks/00_start_here.ipynb", ...}'
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from vlmcourse import records
+from vlmcourse.course.chapter import run_chapter
+
+LOOK_S = 0.5
+
+
+def leave_with_parent() -> None:
+    """End this process when its parent is gone, even if that was killed without warning."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(argv: list[str]) -> int:
+    """Run what the words say; the exit code of the command, or 1 for a chapter that failed."""
+    leave_with_parent()
+    if argv[0] != "--chapter":
+        from vlmcourse import cli
+
+        return cli.main(argv)
+    told = json.loads(argv[1])
+    result = Path(told.pop("result"))
+    done = run_chapter(Path(told.pop("source")), Path(told.pop("output")), **told)
+    records.write_json(result, done)
+    return 1 if done["error"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
