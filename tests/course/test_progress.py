@@ -43,7 +43,8 @@ def test_no_line_before_its_minute():
     assert stream.getvalue().count("\n") == 1
 
 
-def test_a_terminal_gets_a_bar_that_never_runs_backwards():
+def test_a_terminal_gets_a_bar_that_never_runs_backwards(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
     stream = Terminal()
     progress = Progress(stream, every_s=0)
     progress.plan(2, 10.0)
