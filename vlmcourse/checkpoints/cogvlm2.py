@@ -32,6 +32,7 @@ from vlmcourse.backbones.eva_clip import resize_positions
 from vlmcourse.backbones.language_model import LlamaSizes, rebuild_buffers
 from vlmcourse.backbones.tokenizers import load_tokenizer
 from vlmcourse.checkpoints.files import CheckpointError, load_strict, read_tensors, refuse_unknown
+from vlmcourse.checkpoints.names import renamed
 from vlmcourse.parts.rotary_precision import StoredRotary, inverse_frequencies
 from vlmcourse.parts.visual_expert import add_visual_experts
 from vlmcourse.systems import with_options
@@ -100,7 +101,7 @@ def our_names(official: str) -> tuple[str, ...]:
     if fused:
         layer = f"{DECODER_LAYER[1]}{fused[1]}.self_attn"
         return tuple(f"{layer}.{part}_proj.weight" for part in "qkv")
-    return (_renamed(official, 0),)
+    return (renamed(official, 0, TOP, LAYERS),)
 
 
 def official_name(ours: str) -> str:
@@ -108,26 +109,7 @@ def official_name(ours: str) -> str:
     split = SPLIT.fullmatch(ours)
     if split:
         return f"{DECODER_LAYER[0]}{split[1]}.self_attn.language_expert_query_key_value.weight"
-    return _renamed(ours, 1)
-
-
-def _renamed(name: str, side: int) -> str:
-    """A name of one side (0: official, 1: ours) on the other side. Raises KeyError."""
-    for heads, names in LAYERS:
-        if name.startswith(heads[side]):
-            number, _, rest = name.removeprefix(heads[side]).partition(".")
-            if not number.isdecimal():
-                raise KeyError(name)
-            return f"{heads[1 - side]}{number}.{_swapped(rest, names, side, name)}"
-    return _swapped(name, TOP, side, name)
-
-
-def _swapped(name: str, pairs: tuple[tuple[str, str], ...], side: int, whole: str) -> str:
-    for pair in pairs:
-        old, new = pair[side], pair[1 - side]
-        if name == old or (old.endswith(".") and name.startswith(old)):
-            return new + name.removeprefix(old)
-    raise KeyError(whole)
+    return renamed(ours, 1, TOP, LAYERS)
 
 
 # ---------------------------------------------------------------- tensors

@@ -17,7 +17,7 @@ src/transformers/models/qwen2_vl/modeling_qwen2_vl.py.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from vlmcourse.backbones.language_model import LlamaSizes, rebuild_buffers
 from vlmcourse.backbones.qwen2_vit import Qwen2VitConfig
 from vlmcourse.backbones.tokenizers import load_tokenizer
 from vlmcourse.checkpoints.files import CheckpointError, load_strict, read_tensors, refuse_unknown
+from vlmcourse.checkpoints.names import renamed
 from vlmcourse.systems import with_options
 from vlmcourse.systems.qwen2_vl import LANGUAGE, Qwen2VL, build_paper
 from vlmcourse.systems.qwen2_vl_config import PAPER_CONFIG
@@ -63,6 +64,8 @@ IN_BLOCK = (
 )
 """The same inside a block, behind its number."""
 
+LAYERS = ((BLOCK, IN_BLOCK),)
+
 MODULES = (("model.visual.", "visual."), ("model.language_model.", "model."))
 """Beginnings in transformers 5 and in the published files."""
 
@@ -77,34 +80,16 @@ def our_name(official: str) -> str:
         if official.startswith(module):
             official = published + official.removeprefix(module)
             break
-    return _renamed(official, 0)
+    return renamed(official, 0, TOP, LAYERS)
 
 
 def official_name(ours: str, naming: Naming = "published") -> str:
     """The official key of a name of ours. Raises KeyError for an unknown name."""
-    name = _renamed(ours, 1)
+    name = renamed(ours, 1, TOP, LAYERS)
     for module, published in MODULES if naming == "modules" else ():
         if name.startswith(published):
             return module + name.removeprefix(published)
     return name
-
-
-def _renamed(name: str, side: int) -> str:
-    """A name of one side (0: published, 1: ours) on the other side. Raises KeyError."""
-    if not name.startswith(BLOCK[side]):
-        return _swapped(name, TOP, side, name)
-    number, _, rest = name.removeprefix(BLOCK[side]).partition(".")
-    if not number.isdecimal():
-        raise KeyError(name)
-    return f"{BLOCK[1 - side]}{number}.{_swapped(rest, IN_BLOCK, side, name)}"
-
-
-def _swapped(name: str, pairs: Sequence[tuple[str, str]], side: int, whole: str) -> str:
-    for pair in pairs:
-        old, new = pair[side], pair[1 - side]
-        if name == old or (old.endswith(".") and name.startswith(old)):
-            return new + name.removeprefix(old)
-    raise KeyError(whole)
 
 
 # ---------------------------------------------------------------- tensors
