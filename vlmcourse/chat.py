@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmcourse.chat_files import check_official_files, files_text
 from vlmcourse.chat_media import check_files, media_line, split_words, unlike_the_world, watch
+from vlmcourse.chat_stream import add_stream_options, stream_main
 from vlmcourse.chat_subtitles import add_options, check_options, find_subtitles, subtitles_line
 from vlmcourse.errors import UserError
 
@@ -36,7 +37,9 @@ EXAMPLES = """examples:
       hears what is said, and keeps it in CLIP.whisper.vtt for the next time
   vlmcourse chat --system cogvlm2 PICTURE.png "what is there?"
   vlmcourse chat --system qwen2_vl ONE.png TWO.png CLIP.mp4 "what number is shown?"
-      several pictures and videos, of any size, in one conversation"""
+      several pictures and videos, of any size, in one conversation
+  vlmcourse chat --system ma_lmm --stream FILM.mp4
+      a film that passes by in flat memory; ask while it runs"""
 
 # ---------------------------------------------------------------- the conversation
 
@@ -141,6 +144,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run `vlmcourse chat`; exit code 2 with one line for what cannot be used."""
     args = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if args.stream:
+        return stream_main(args)
     paths, questions = split_words(args.words)
     for question in questions:
         checked_question(question)
@@ -260,6 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--no-sound", action="store_true", help="do not listen to the file")
     part.add_argument("--no-picture", action="store_true", help="listen only")
     add_options(parser)
+    add_stream_options(parser)
     add("--max-new-tokens", type=_at_least_one, metavar="N", help="default: 48 world; paper: as "
         "the authors' chat, 300 to 2048")  # fmt: skip
     add("--temperature", type=_not_negative, metavar="T", help="0 takes the likeliest word; "

@@ -44,6 +44,21 @@ OFFICIAL_FILES = {
         "config.json": f"{_COGVLM2}video-llama3-chat, or ...-base: this and the following",
         **_SHARDS,
     },
+    "ma_lmm": {
+        "*/tokenizer.model": "in the folder of the language model, vicuna-7b (version 1.1)",
+        "bert-base-uncased": "huggingface.co/google-bert/bert-base-uncased: its tokenizer.json or "
+        "vocab.txt is enough",
+        "eva_vit_g.pth": _EVA,
+        "instruct_blip_vicuna7b_trimmed.pth": f"{_BLIP2}/models/InstructBLIP/"
+        "instruct_blip_vicuna7b_trimmed.pth; and checkpoint_best.pth of one data set out of the "
+        "authors' saved_model.tar, where one is to be used",
+    },
+    "chat_univi": {
+        "config.json": "huggingface.co/Chat-UniVi/Chat-UniVi, or another of theirs: this and the "
+        "following",
+        "tokenizer.model": "the SentencePiece file of LLaMA",
+        "pytorch_model*": "all shards, and the index that names them",
+    },
     "qwen2_vl": {
         "config.json": "huggingface.co/Qwen/Qwen2-VL-2B-Instruct, -7B- or -72B-: this and the "
         "following",
@@ -52,6 +67,10 @@ OFFICIAL_FILES = {
 }
 """Names (or patterns) of the official files and folders that a system needs, and their sources."""
 FURTHER_FILES = {
+    "chat_univi": {
+        "clip-vit-large-patch14": "huggingface.co/openai/clip-vit-large-patch14, or -336 for "
+        "version 1.5; only where the shards lack it",
+    },
     "video_llama": {
         "finetune-vicuna7b-v2.pth": "or another vision branch of the language model, from "
         "huggingface.co/DAMO-NLP-SG",

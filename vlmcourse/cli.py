@@ -14,6 +14,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vlmcourse.training.cli:main", "train one stage of a system"),
     "evaluate": ("vlmcourse.evaluation.cli:main", "measure systems on their probes"),
     "compare": ("vlmcourse.evaluation.compare:main", "measure two systems against each other"),
+    "classify": (
+        "vlmcourse.evaluation.classification:main",
+        "exact matches on LVU, Breakfast, COIN and sets of short answers",
+    ),
     "timings": ("vlmcourse.evaluation.timings:main", "measure speeds on this machine"),
     "chat": ("vlmcourse.chat:main", "ask a system about a video file"),
     "reference": ("vlmcourse.reference.__main__:main", "compare our modules with reference cases"),

@@ -51,6 +51,17 @@ def test_controls_can_be_chosen(command, tmp_path):
     assert "shuffled/all" not in record["metrics"]
 
 
+def test_families_can_be_chosen(command, tmp_path):
+    path = tmp_path / "order.json"
+    options = ["--controls", "--families", "order", "place", "--record", str(path)]
+    assert cli.main([*command, *options]) == 0
+    record = read_record(path)
+    assert record["settings"]["families"] == ["order", "place"]
+    assert set(record["settings"]["asked"]) <= {"first", "last", "before", "after", "where"}
+    assert {"system/order", "system/place"} <= set(record["metrics"])
+    assert record["metrics"]["system/appearance"]["n"] == 0
+
+
 @pytest.mark.parametrize(
     ("option", "value", "complaint"),
     [

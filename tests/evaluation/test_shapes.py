@@ -8,15 +8,17 @@ from vlmcourse import cli
 from vlmcourse.evaluation.shapes import (
     CLASSES,
     clip_sizes,
-    shape_costs,
+    group_costs,
+    group_metrics,
+    scene_groups,
     shape_groups,
-    shape_metrics,
     shape_of,
     size_values,
 )
 from vlmcourse.records import read_record
-from vlmcourse.world.dataset import PictureSettings, load_split, make_split
+from vlmcourse.world.dataset import PictureSettings, SplitSettings, load_split, make_split
 from vlmcourse.world.language import Question
+from vlmcourse.world.story import StorySettings
 
 
 def test_a_shape_is_told_from_the_sides():
@@ -42,7 +44,7 @@ def test_classes_hold_the_questions_of_their_clips():
 
 def test_clips_of_one_size_make_no_classes():
     assert shape_groups([(64, 64)] * 3, [0, 1, 2]) == {}
-    assert shape_metrics({"system": np.ones((1, 3))}, [], [0, 1, 2], {}) == {}
+    assert group_metrics({"system": np.ones((1, 3))}, [], [0, 1, 2], {}) == {}
 
 
 def test_many_areas_fall_into_quarters():
@@ -62,7 +64,7 @@ def test_metrics_count_answers_and_keep_families_apart():
     ]
     groups = shape_groups([(32, 32), (64, 32)], [0, 0, 1, 1])
     right = np.array([[1, 0, 0, 0], [1, 0, 1, 0]], dtype=float)
-    found = shape_metrics({"system": right, "blind": right[:1]}, questions, [0, 0, 1, 1], groups)
+    found = group_metrics({"system": right, "blind": right[:1]}, questions, [0, 0, 1, 1], groups)
     assert found["system/shape/square"]["mean"] == 0.5
     assert found["system/shape/wide"]["mean"] == 0.25
     assert found["system/shape/wide"]["n"] == 4
@@ -72,13 +74,24 @@ def test_metrics_count_answers_and_keep_families_apart():
     assert "blind/shape/wide/appearance" not in found
 
 
+def test_films_are_told_apart_by_their_scenes():
+    films = SplitSettings(story=StorySettings.of_length(24), scenes=(1, 2, 4)).sample("val", 4)
+    found = scene_groups(films, [0, 0, 1, 2, 3])
+    assert {name: np.flatnonzero(x).tolist() for name, x in found.items()} == {
+        "scenes/1": [0, 1, 4],
+        "scenes/2": [2],
+        "scenes/4": [3],
+    }
+    assert scene_groups([films[0], films[3]], [0, 1]) == {}
+
+
 def test_costs_and_values_by_size():
     sizes = [(32, 32), (64, 64), (64, 64), (128, 48)]
-    costs = shape_costs([4, 16, 16, 24], sizes)
+    costs = group_costs([4, 16, 16, 24], shape_groups(sizes, range(4)))
     assert costs["tokens/size/64x64"]["mean"] == 16
     assert costs["tokens/shape/square"]["mean"] == 12
     assert costs["tokens/shape/square"]["n"] == 3
-    assert shape_costs([4, 4], [(32, 32)] * 2) == {}
+    assert group_costs([4, 4], {}) == {}
     one = {"n": 2, "mean": 0.5, "low": None, "high": None, "unit": "share"}
     shares = {f"system/size/{name}": one for name in ("32x32", "64x64", "128x48")}
     record = {"metrics": {**costs, **shares, "system/size/64x64/detail": {**one, "mean": 0.9}}}

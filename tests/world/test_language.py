@@ -237,6 +237,33 @@ def test_long_films_are_asked_evenly_in_words_that_are_known(duration_s):
     assert max(seconds) >= duration_s - 4
 
 
+@pytest.mark.parametrize("duration_s", [65, 128, 512])
+def test_no_second_is_asked_for_that_has_no_word(duration_s):
+    stories = sample_stories("test", 20, StorySettings.of_length(duration_s))
+    known = set(vocabulary())
+    asked = [q for story in stories for q in all_questions(story)]
+    assert {w for q in asked for w in f"{q.text} {q.answer}".split()} <= known
+    seconds = {int(q.text.split()[-2]) for q in asked if q.kind == "at"}
+    assert seconds == set(range(64))
+    starts = [e.start_s for story in stories for e in story.events]
+    assert sum(q.kind == "when" for q in asked) == sum(start < 64 for start in starts)
+    assert max(starts) >= 64 or duration_s == 65
+    assert sum(q.kind == "recall" for q in asked) >= 10
+    late = all_questions(replace(stories[0], duration_s=8, events=(), sounds=()), 60)
+    assert {q.text for q in late if q.kind == "at"} == {
+        f"what happens at {s} ?" for s in (60, 61, 62, 63)
+    }
+
+
+def test_times_of_a_long_film_are_told_where_all_have_words():
+    from vlmcourse.world.conversations import caption_entries
+
+    early = replace(STORY, duration_s=100)
+    late = replace(early, events=(Event(64, 2, 0, "glows"),), sounds=(Sound(70, "bell"),))
+    styles = [[e["kind"] for e in caption_entries(["x"], [story])] for story in (early, late)]
+    assert styles == [["short", "detailed", "timed", "heard"], ["short", "detailed"]]
+
+
 def test_a_picture_is_asked_what_it_answers_and_nothing_else():
     story = replace(STORY, duration_s=1, events=(Event(0, 1, 0, "glows"),), sounds=(), lines=())
     found = {q.text: q.answer for q in all_questions(story)}

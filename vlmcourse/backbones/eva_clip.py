@@ -95,11 +95,15 @@ class EvaClipEncoder(nn.Module):
 
     Differs: no drop path (every released config sets it to zero).
 
+    Args:
+        normed: have `ln_vision`; without, tokens are those of the last block, for a system that
+            keeps the norm itself because it trains.
+
     Attributes: `hidden_size`, `num_patches` (class token not counted), `num_tokens` (counted),
     `image_size`.
     """
 
-    def __init__(self, config: EvaClipConfig | None = None):
+    def __init__(self, config: EvaClipConfig | None = None, normed: bool = True):
         super().__init__()
         self.config = config = config or EvaClipConfig()
         grid, width = config.image_size // config.patch_size, config.hidden_size
@@ -111,7 +115,7 @@ class EvaClipEncoder(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, self.num_tokens, width))
         self.blocks = nn.ModuleList(EvaBlock(config) for _ in range(config.num_layers))
-        self.ln_vision = nn.LayerNorm(width, eps=config.vision_norm_eps)
+        self.ln_vision = nn.LayerNorm(width, eps=config.vision_norm_eps) if normed else None
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.trunc_normal_(parameter, std=0.02)
@@ -147,7 +151,7 @@ class EvaClipEncoder(nn.Module):
         """
         for x in self._states(pixels):
             tokens = x
-        return tokens if raw else self.normalise(tokens)
+        return tokens if raw or self.ln_vision is None else self.normalise(tokens)
 
     def normalise(self, tokens: Tensor) -> Tensor:
         """`ln_vision`, computed in float32 whatever the type of the tokens."""

@@ -155,6 +155,11 @@ class FastTokenizer:
     def __len__(self) -> int:
         return len(self.inner)
 
+    def words(self) -> list[str]:
+        """All tokens in the order of their ids."""
+        known = self.inner.get_vocab()
+        return sorted(known, key=known.get)
+
     def add_tokens(self, tokens: Sequence[str]) -> list[int]:
         known = self.inner.get_vocab()
         self.inner.add_tokens([t for t in tokens if t not in known], special_tokens=True)

@@ -63,6 +63,22 @@ def _qwen2_vl(
     return qwen2_vl.load_released(folder, device, dtype, **options)
 
 
+def _chat_univi(
+    folder: Path, device: str, dtype: "torch.dtype", **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.checkpoints import chat_univi
+
+    return chat_univi.load_released(folder, device, dtype, **options)
+
+
+def _ma_lmm(
+    folder: Path, device: str, dtype: "torch.dtype", **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.checkpoints import ma_lmm
+
+    return ma_lmm.load_released(folder, device, dtype, **options)
+
+
 LOADERS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "video_chatgpt": _video_chatgpt,
     "video_llama": _video_llama,
@@ -70,10 +86,12 @@ LOADERS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "cogvlm2": _cogvlm2,
     "cogvlm2_video": _cogvlm2_video,
     "qwen2_vl": _qwen2_vl,
+    "ma_lmm": _ma_lmm,
+    "chat_univi": _chat_univi,
 }
 
 
-WIDE_RANGE = ("qwen2_vl",)
+WIDE_RANGE = ("qwen2_vl", "chat_univi")
 """Systems published in bfloat16, whose numbers may leave the range of float16."""
 
 

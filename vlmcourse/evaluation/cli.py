@@ -16,6 +16,7 @@ from vlmcourse.errors import UserError
 from vlmcourse.evaluation.conditions import CONTROLS, FROZEN, SOUNDS, chosen_conditions
 from vlmcourse.evaluation.loading import Sources, load
 from vlmcourse.records import Run
+from vlmcourse.world.language import FAMILIES
 
 INTERVALS = "95 %, clips and runs drawn again, crossed (evaluation/scoring.py)"
 
@@ -47,8 +48,10 @@ class Evaluation:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What a record tells of the changed options, if there are any."""
-        return {"set": dict(self.options)} if self.options else {}
+        """What a record tells of changed options and of chosen families, if there are any."""
+        told: dict[str, Any] = {"set": dict(self.options)} if self.options else {}
+        families = self.sources.families
+        return {**told, "families": list(families)} if families else told
 
     @property
     def fitted_on(self) -> Path:
@@ -69,15 +72,20 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
     from vlmcourse.evaluation.runs import frozen_language_model
     from vlmcourse.evaluation.shapes import (
         clip_sizes,
-        shape_costs,
+        group_costs,
+        group_metrics,
+        scene_groups,
         shape_groups,
-        shape_metrics,
     )
 
     split = what.sources.load_split()
     side = load(what.system, what.runs, split, what.sources, what.given, what.options, progress)
     asked, subject = side.probes, side.asked
     sizes = clip_sizes(split, asked.ids)
+
+    def grouped(clip_of: Sequence[int]) -> dict:
+        return shape_groups(sizes, clip_of) | scene_groups(asked.stories, clip_of)
+
     conditions = chosen_conditions(what.controls, subject)
     fitted = _questions(what.fitted_on) if "majority" in conditions else []
     frozen = None
@@ -113,10 +121,10 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
         run.metrics = side.cost() | scoring.score(
             answers.right, asked.questions, asked.clip_of, answers.opposite, seconds
         )
-        if shapes := shape_groups(sizes, asked.clip_of):
+        if groups := grouped(asked.clip_of):
             tokens = [count for _, count in clip_tokens(side.models[0], asked)]
-            run.metrics |= shape_costs(tokens, sizes)
-            run.metrics |= shape_metrics(answers.right, asked.questions, asked.clip_of, shapes)
+            run.metrics |= group_costs(tokens, grouped(range(len(asked.ids))))
+            run.metrics |= group_metrics(answers.right, asked.questions, asked.clip_of, groups)
         run.status, run.note = _judged(
             run.metrics, subject.evidence, len(side.runs), len(asked.ids)
         )
@@ -153,6 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     from vlmcourse.evaluation.grid import evaluate_grid, grid_table
     from vlmcourse.evaluation.grounding_command import ground, grounding_table
     from vlmcourse.evaluation.options import read_grid, read_options
+    from vlmcourse.evaluation.scene_events import events_table, find_events
     from vlmcourse.evaluation.scoring import probe_table
     from vlmcourse.trained import quiet_libraries
 
@@ -163,11 +172,13 @@ def main(argv: list[str] | None = None) -> int:
     options, grid = read_options(args.set), read_grid(args.grid)
     _refuse_beside_grid(args, options, grid.axes)
     torch.set_num_threads(args.threads)
-    kind = "grid" if args.grid else "grounding" if args.grounding else "probes"
+    kinds = {"grid": args.grid, "grounding": args.grounding, "events": args.events}
+    kind = next((name for name, asked_for in kinds.items() if asked_for), "probes")
     path = args.record or Path("runs/evaluation") / f"{args.system}-{kind}.json"
     sources = Sources(
-        args.split or args.data / "test", args.clips, args.cache, args.foundations, args.device
-    )
+        args.split or args.data / "test", args.clips, args.cache, args.foundations, args.device,
+        tuple(args.families or ()),
+    )  # fmt: skip
     what = Evaluation(
         args.system, tuple(args.runs or [None]), sources, args.train,
         None if args.given is None else tuple(args.given),
@@ -178,6 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         "probes": (evaluate, probe_table),
         "grounding": (ground, grounding_table),
         "grid": (partial(evaluate_grid, grid=grid), grid_table),
+        "events": (find_events, events_table),
     }[kind]
     record = measure(what, record=path, command=["vlmcourse", "evaluate", *argv])
     tqdm.write(table(record))
@@ -188,7 +200,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _refuse_beside_grid(args: argparse.Namespace, options: Collection, axes: Collection) -> None:
-    """Refuse what a grid does not go together with."""
+    """Refuse what a grid, or events, do not go together with."""
+    if args.events and (args.grid or args.grounding or args.controls or args.given):
+        raise UserError("--events compares events with scenes: no grid, controls, spans or streams")
     if args.grid and (args.grounding or args.controls):
         raise UserError("--grid asks the questions without controls, and no spans")
     if twice := sorted(set(options) & set(axes)):
@@ -201,7 +215,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Ask trained runs of a system, and controls that lack something, all questions "
         "of a split; write one record and print its table. An answer counts if it is exact. With "
         "--grounding: ask when every event begins and how long it lasts, and measure how well "
-        "these spans meet the true ones. With --grid: ask every combination of some settings.",
+        "these spans meet the true ones. With --grid: ask every combination of some settings. With "
+        "--events (Chat-UniVi, films of several scenes): ask nothing, and measure how well the "
+        "events of a film follow its scenes.",
         epilog="example: vlmcourse evaluate --system video_chatgpt --runs "
         "runs/video_chatgpt/world-seed0 runs/video_chatgpt/world-seed1 "
         "runs/video_chatgpt/world-seed2 "
@@ -260,8 +276,10 @@ def _parser() -> argparse.ArgumentParser:
         "finished is kept beside the record until it is whole",
     )
     add("--grounding", action="store_true", help="measure temporal grounding instead")
+    add("--events", action="store_true", help="compare events with true scenes instead")
     add("--permutations", type=int, default=3, help="orders of what is shuffled (default: 3)")
     add("--clips", type=int, help="use the first so many clips only")
+    add("--families", nargs="+", choices=tuple(FAMILIES), help="ask only these (default: all)")
     add("--cache", type=Path, default=Sources.cache, help="frozen features (%(default)s)")
     add("--foundations", type=Path, help="folder of the frozen parts (default: the shipped ones)")
     add("--device", default="auto", help="auto, cpu or cuda")

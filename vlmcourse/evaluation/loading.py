@@ -1,7 +1,7 @@
 """What one side of a measurement needs: runs of a system, questions with their features, facts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ class Sources:
         cache: folder of frozen features.
         foundations: folder of the frozen parts instead of the shipped ones.
         device: "cpu", "cuda" or "auto".
+        families: ask questions of these families alone; none of them stands for all.
     """
 
     split: Path = Path("data/world/test")
@@ -31,13 +32,18 @@ class Sources:
     cache: Path = Path("data/cache")
     foundations: Path | None = None
     device: str = "auto"
+    families: tuple[str, ...] = ()
 
     def load_split(self) -> "WorldSplit":
         """Read the split. Raises UserError."""
         from vlmcourse.training.sources import located
         from vlmcourse.world.dataset import load_split
 
-        return load_split(located(self.split))
+        split = load_split(located(self.split))
+        if not self.families:
+            return split
+        asked = [[q for q in some if q.family in self.families] for some in split.questions]
+        return replace(split, questions=asked)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ An answer counts if greedy decoding gives it exactly. Whether it does is decided
 generating: the greedy answer is the true one if and only if every token of the truth, its end
 token too, is the likeliest after the tokens before it. The same test, made with the opposite
 answer, tells what a system falsely affirms or denies. All questions of a clip stand in one packed
-row.
+row; of a system that looks at a video with the question in mind, each in a row of its own.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from vlmcourse.evaluation.conditions import (
     TRAINED,
     WITHOUT_MEDIA,
 )
-from vlmcourse.evaluation.rows import rows_without_media, video_rows
+from vlmcourse.evaluation.rows import question_rows, rows_without_media, video_rows
 from vlmcourse.evaluation.subtitles import with_changed_cues
 from vlmcourse.systems.base import VideoLanguageModel
 from vlmcourse.systems.batch import Media, collate, stack_media
@@ -165,6 +166,47 @@ def exact_answers(
     return np.concatenate(right)
 
 
+@torch.no_grad()
+def exact_answers_apart(
+    model: VideoLanguageModel,
+    rows: Sequence[Sequence[TokenRow]],
+    asked: Sequence[Sequence[Question]],
+    clips: Sequence[Clip],
+    streams: Sequence[Tensor | Streams],
+) -> np.ndarray:
+    """The same for a system that looks at a video with the question in mind.
+
+    Args:
+        rows: of each clip, one a question (`question_rows`).
+        asked: the questions.
+        clips, streams: what fills the places of each clip's rows.
+
+    Returns:
+        bool `[Q]`, clip by clip.
+    """
+    right = []
+    flat = [row for some in rows for row in some]
+    place = [(clip, n) for clip, some in enumerate(rows) for n in range(len(some))]
+    for start, end in batches([len(row) for row in flat]):
+        media = []
+        for index, group in groupby(place[start:end], key=lambda one: one[0]):
+            watched = model.remember(as_streams(streams[index]), clips[index])
+            texts = [asked[index][n].text for _, n in group]
+            media.append(model.question_media(watched, texts))
+        pictures, sounds = (_together(column) for column in zip(*media))
+        batch = collate(flat[start:end], model.processor.tokenizer.pad_id, pictures, sounds)
+        result = model(batch.to(model.device))
+        good = np.ones(end - start, dtype=bool)
+        good[result.rows[~result.correct].cpu().numpy()] = False
+        right.append(good)
+    return np.concatenate(right)
+
+
+def _together(media: Sequence[Media | None]) -> Media | None:
+    """Media of groups of rows, one a row; or none at all."""
+    return None if any(one is None for one in media) else stack_media(media)
+
+
 def batches(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Cut rows of these lengths, in their order, into batches: first and last (not included)."""
     start, longest = 0, 0
@@ -219,7 +261,7 @@ class Asker:
 
     def __init__(self, probes: Probes, permutations: int = 3):
         self.probes, self.permutations = probes, permutations
-        self._rows: dict[str, list[TokenRow]] = {}
+        self._rows: dict[str, list] = {}
 
     def ask(
         self,
@@ -242,19 +284,31 @@ class Asker:
         tries = self.permutations if condition.startswith("shuffled") else 1
         rows = self._laid_out(model, condition if condition in OWN_LAYOUT else SYSTEM)
         found = [
-            exact_answers(model, rows, *shown(probes, condition, seed)) for seed in range(tries)
+            self._answers(model, rows, *shown(probes, condition, seed)) for seed in range(tries)
         ]
         return np.mean(found, axis=0)
 
-    def _laid_out(self, model: VideoLanguageModel, layout: str) -> list[TokenRow]:
+    def _answers(
+        self,
+        model: VideoLanguageModel,
+        rows: list,
+        clips: Sequence[Clip],
+        streams: Sequence[Streams],
+    ) -> np.ndarray:
+        if model.video_depends_on_question:
+            return exact_answers_apart(model, rows, self.probes.asked, clips, streams)
+        return exact_answers(model, rows, clips, streams)
+
+    def _laid_out(self, model: VideoLanguageModel, layout: str) -> list:
         if layout not in self._rows:
             self._rows[layout] = self._lay_out(model, layout)
         return self._rows[layout]
 
-    def _lay_out(self, model: VideoLanguageModel, layout: str) -> list[TokenRow]:
+    def _lay_out(self, model: VideoLanguageModel, layout: str) -> list:
         if layout in WITHOUT_MEDIA:
             return rows_without_media(model, self.probes, layout)
-        return video_rows(model, self.probes, shown(self.probes, layout)[0])
+        lay_out = question_rows if model.video_depends_on_question else video_rows
+        return lay_out(model, self.probes, shown(self.probes, layout)[0])
 
 
 @dataclass(frozen=True)

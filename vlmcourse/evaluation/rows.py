@@ -28,6 +28,18 @@ def video_rows(model: VideoLanguageModel, probes: Probes, clips: Sequence[Clip])
     return rows
 
 
+def question_rows(
+    model: VideoLanguageModel, probes: Probes, clips: Sequence[Clip]
+) -> list[list[TokenRow]]:
+    """The same with a row for every question, clip by clip: for a system that looks at a video with
+    the question in mind."""
+    return [
+        [model.processor.row(ask(q.text, q.answer, marker(clip)), clip, template) for q in asked]
+        for asked, clip in zip(probes.asked, clips, strict=True)
+        for template in (model.processor.answer_template,)
+    ]
+
+
 def marker(clip: Clip) -> str:
     """What stands in a question for its clip."""
     return "<image>\n" if clip.is_picture else "<video>\n"

@@ -1,7 +1,8 @@
-"""Accuracy by the shape and the size of the pictures and films that are asked about.
+"""Accuracy by what the pictures and films that are asked about are like: shape and size, scenes.
 
 A split may hold pictures of many sizes. What a system makes of a wide picture, or of a large one,
-is then told apart: by shape (square, wide, tall), by area and, where there are few, by size.
+is then told apart: by shape (square, wide, tall), by area and, where there are few, by size. In the
+same way films of one scene are told apart from films of several.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from vlmcourse.evaluation.scoring import Bootstrap
 from vlmcourse.intervals import metric
 from vlmcourse.world.dataset import WorldSplit
 from vlmcourse.world.language import FAMILIES, Question
+from vlmcourse.world.story import Story
 
 SQUARE = 1.2
 """Sides that differ by less than this factor still make a square."""
@@ -80,14 +82,28 @@ def _area_classes(areas: np.ndarray) -> dict[str, np.ndarray]:
     return classes
 
 
-def shape_costs(tokens: Sequence[int], sizes: Sequence[Size]) -> dict[str, dict]:
+def scene_groups(stories: Sequence[Story], clip_of: np.ndarray) -> dict[str, np.ndarray]:
+    """Sets of questions by the number of scenes of their film, "scenes/4" -> bool `[Q]`; none where
+    all films have equally many.
+
+    Args:
+        stories: of each of the C clips.
+        clip_of: `[Q]` clip of each question.
+    """
+    counts = np.array([max(1, len(story.scenes)) for story in stories])
+    known = np.unique(counts)
+    if len(known) < 2:
+        return {}
+    return {f"scenes/{count}": (counts == count)[np.asarray(clip_of)] for count in known}
+
+
+def group_costs(tokens: Sequence[int], groups: Mapping[str, np.ndarray]) -> dict[str, dict]:
     """Mean tokens of the clips of every class, `tokens/GROUP`.
 
     Args:
         tokens: of each of the C clips (`cost.clip_tokens`).
-        sizes: of each, as in `shape_groups`.
+        groups: sets of clips, bool `[C]` (of `shape_groups` or `scene_groups`).
     """
-    groups = shape_groups(sizes, np.arange(len(sizes)))
     tokens = np.asarray(tokens)
     return {f"tokens/{name}": metric(tokens[chosen], "tokens") for name, chosen in groups.items()}
 
@@ -113,17 +129,17 @@ def size_values(record: dict, groups: Sequence[str], shape: str = "square") -> d
     return found
 
 
-def shape_metrics(
+def group_metrics(
     answers: Mapping[str, np.ndarray],
     questions: Sequence[Question],
     clip_of: np.ndarray,
     groups: Mapping[str, np.ndarray],
 ) -> dict[str, dict]:
-    """Turn answers into metrics by shape and size.
+    """Turn answers into metrics by what the clips are like.
 
     Args:
         answers: condition -> `[S, Q]`, as in `scoring.score`.
-        groups: of `shape_groups`.
+        groups: of `shape_groups` or `scene_groups`.
 
     Returns:
         `CONDITION/GROUP`, such as "system/shape/wide"; and, for the system and the best constant

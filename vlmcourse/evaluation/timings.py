@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vlmcourse.systems.base import VideoLanguageModel
     from vlmcourse.world.dataset import WorldSplit
 
+LOOPS = ("memory_bank", "event_merging")
 WARM_STEPS = 3
 """First steps of a training that do not count."""
 
@@ -280,8 +282,10 @@ def main(argv: list[str] | None = None) -> int:
 
     quiet_libraries()
     torch.set_num_threads(args.threads)
+    if args.what == "stream":
+        return _stream(args, argv)
     if args.what != "world":
-        return _beside_transformers(args, argv)
+        return _beside_others(args, argv)
     sizes = Sizes(8, 2, 3, 3, 3) if args.quick else Sizes()
     device = chosen_device(args.device)
     found = load_trained_system(args.system, args.weights, device)
@@ -300,25 +304,50 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _beside_transformers(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """`--what qwen2_vl`: ours and transformers' on the same weights (twin_timings.py)."""
+def _beside_others(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """`--what qwen2_vl`: ours and transformers' on the same weights (twin_timings.py); or with one
+    of `LOOPS`, ours and plain loops on the same numbers (loop_timings.py)."""
     from vlmcourse.devices import chosen_device
+    from vlmcourse.evaluation import loop_timings as loops
     from vlmcourse.evaluation import twin_timings as twins
 
-    device = chosen_device(args.device)
-    repeats = args.repeats or (2 if args.quick else twins.REPEATS)
+    device, plain = chosen_device(args.device), args.what in LOOPS
+    other, parts = (loops, 5) if plain else (twins, 15)
+    measured = partial(loops.measure, args.what) if plain else twins.measure
+    repeats = args.repeats or (2 if args.quick else other.REPEATS)
     if repeats < 2:
         raise UserError("--repeats must be at least 2")
     path = args.record or Path(f"runs/timings/timings-{args.what}-{args.size}.json")
     settings = {"what": args.what, "size": args.size, "device": device, "repeats": repeats}
-    with Run(path, ["vlmcourse", "timings", *argv], settings) as run, _progress(15) as report:
+    with Run(path, ["vlmcourse", "timings", *argv], settings) as run, _progress(parts) as report:
         busy = _load_average()
-        run.metrics, told = twins.measure(args.size, device, repeats, args.threads, report)
+        run.metrics, told = measured(args.size, device, repeats, args.threads, report)
         run.settings |= told
-        run.status, run.note = twins.judged(run.metrics, told["dtype"] == "float32")
+        asked = told["aim"] if plain else told["dtype"] == "float32"
+        run.status, run.note = other.judged(run.metrics, asked)
         run.note += f" Load average of the machine before it began: {busy}."
     record = run.record()
-    tqdm.write(f"{twins.twin_table(record)}\n\n{record['note']}\nrecord: {path}")
+    tqdm.write(f"{twins.twin_table(record, other.NAMES)}\n\n{record['note']}\nrecord: {path}")
+    return 0
+
+
+def _stream(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """`--what stream`: memory and time a frame of a film without end (stream_cost.py)."""
+    from vlmcourse.devices import chosen_device
+    from vlmcourse.evaluation import stream_cost
+
+    frames, grown = (400, 200) if args.quick else (args.frames, args.all_frames)
+    how = {"device": chosen_device(args.device), "threads": args.threads}
+    tasks = stream_cost.tasks_of(args.memory or list(stream_cost.WAYS), frames, grown, **how)
+    path = args.record or Path("runs/timings/timings-stream.json")
+    settings = {"what": "stream", **how, **stream_cost.told(tasks)}
+    with Run(path, ["vlmcourse", "timings", *argv], settings) as run, _progress(len(tasks)) as say:
+        busy = _load_average()
+        run.metrics, run.peak_mib = stream_cost.measured(tasks, say)
+        run.status, run.note = stream_cost.judged(run.metrics, tasks)
+        run.note += f" Load average of the machine before it began: {busy}."
+    record = run.record()
+    tqdm.write(f"{stream_cost.stream_table(record)}\n\n{record['note']}\nrecord: {path}")
     return 0
 
 
@@ -347,15 +376,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vlmcourse timings",
         description="Measure this machine: clips made, frames decoded, features cached, questions "
-        "learnt, answers given with and without cached features. Or, with --what qwen2_vl: our "
-        "vision tower and generation beside transformers' own, on the same random weights. Nothing "
-        "else should run.",
+        "learnt, answers given with and without cached features. With --what stream: memory and "
+        "time a frame of MA-LMM in a film without end; qwen2_vl: our vision tower and generation "
+        "beside transformers' own, on the same random weights; memory_bank, event_merging: beside "
+        "plain loops. Nothing else should run.",
         epilog="example: vlmcourse timings --record experiments/timings/records/timings.json",
     )
     add = parser.add_argument
-    add("--what", choices=("world", "qwen2_vl"), default="world", help="default: %(default)s")
-    add("--size", default="tiny", help="of qwen2_vl: tiny, small or 2B (default: %(default)s)")
-    add("--repeats", type=int, help="of qwen2_vl, of each part (default: 15)")
+    what = ("world", "stream", "qwen2_vl", *LOOPS)
+    add("--what", choices=what, default="world", help="default: %(default)s")
+    add("--size", default="tiny", help="qwen2_vl: tiny, small, 2B; beside loops: tiny, paper")
+    add("--repeats", type=int, help="of each part; default: 15 of qwen2_vl, 5 beside loops")
+    add("--memory", nargs="+", help="of stream: bank_5 and others (default: every kind)")
+    add("--frames", type=int, default=10_000, help="of stream (default: %(default)s)")
+    add("--all-frames", type=int, default=1000, help="of stream, where nothing is forgotten and "
+        "memory grows (default: %(default)s)")  # fmt: skip
     add("--system", default="video_chatgpt", help="default: %(default)s")
     add("--weights", type=Path, help="a run instead of the shipped weights")
     add("--device", default="auto", help="auto, cpu or cuda")

@@ -61,18 +61,21 @@ def timed_pairs(
     return seconds
 
 
-def pair_metrics(seconds: np.ndarray, seed: int = 0) -> dict[str, dict]:
+def pair_metrics(
+    seconds: np.ndarray, seed: int = 0, names: Sequence[str] = NAMES
+) -> dict[str, dict]:
     """Medians of both, in milliseconds with their quartiles, and of the ratio of each pair.
 
     Args:
         seconds: `[repeats, 2]`, ours first.
+        names: of both.
 
     Returns:
-        `ours`, `transformers`, and `speed_up`: transformers' time by ours, above 1 where ours is
-        faster, with a 95 % interval of its median (pairs drawn again).
+        both by name, and `speed_up`: the other's time by ours, above 1 where ours is faster, with
+        a 95 % interval of its median (pairs drawn again).
     """
     found = {}
-    for name, column in zip(NAMES, 1000 * seconds.T):
+    for name, column in zip(names, 1000 * seconds.T, strict=True):
         low, middle, high = np.quantile(column, (0.25, 0.5, 0.75))
         found[name] = _metric(len(column), middle, low, high, "ms")
     ratios = seconds[:, 1] / seconds[:, 0]
@@ -192,15 +195,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(name.replace("_", " ").replace("/", " ") for name in names) or "nothing"
 
 
-def twin_table(record: dict) -> str:
-    """What was timed down; ours, transformers' and the ratio across, as Markdown."""
+def twin_table(record: dict, names: Sequence[str] = NAMES) -> str:
+    """What was timed down; ours, the other's and the ratio across, as Markdown."""
     from vlmcourse.records import metric_text
 
     metrics = record["metrics"]
-    lines = [["median", *NAMES, "speed-up"], ["---", "--:", "--:", "--:"]]
+    lines = [["median", *names, "speed-up"], ["---", "--:", "--:", "--:"]]
     for name in metrics:
         if name.endswith("/speed_up"):
             start = name.removesuffix("speed_up")
-            cells = [metric_text(metrics[start + one]) for one in (*NAMES, "speed_up")]
+            cells = [metric_text(metrics[start + one]) for one in (*names, "speed_up")]
             lines.append([start.strip("/").replace("/", ", ").replace("_", " "), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

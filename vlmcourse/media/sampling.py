@@ -288,6 +288,46 @@ def ma_lmm_window_indices(
     return np.rint(np.linspace(first, last, wanted)).astype(int).tolist()
 
 
+def ma_lmm_caption_indices(
+    window: tuple[float, float], wanted: int, rng: random.Random | None = None, fps: float = 10.0
+) -> list[int]:
+    """Even steps through a window of a video dumped at `fps`, cut to integers; in training one
+    random frame of each of equal segments.
+
+    Official: boheumd/MA-LMM@ffe9fa9:lavis/datasets/datasets (YouCook2). Unlike LVU's windows these
+    are not rounded, and may end one frame behind the video.
+
+    Args:
+        rng: where chance comes from; None is the rule for questions.
+    """
+    _check(1, wanted)
+    first, last = window[0] * fps, window[1] * fps
+    if rng is None:
+        return np.linspace(first, last, wanted).astype(int).tolist()
+    edges = np.linspace(first, last + 1, wanted + 1).astype(int).tolist()
+    return [
+        rng.randrange(start, stop) if start < stop else start for start, stop in pairwise(edges)
+    ]
+
+
+def every_seconds(times_s: Sequence[float], apart_s: float) -> list[int]:
+    """For every `apart_s` seconds of a video the frame on the screen: the course's own rule where a
+    film may have any length.
+
+    Args:
+        times_s: `[T]` start of every frame, ascending.
+        apart_s: above 0.
+
+    Returns:
+        ascending indices, the first frame's first; one more than `apart_s` fits into the time from
+        the first to the last frame.
+    """
+    _check(len(times_s), 1)
+    starts = np.asarray(times_s, np.float64)
+    wanted = np.arange(starts[0], starts[-1] + 1e-6, apart_s)
+    return (np.searchsorted(starts, wanted + 1e-6, side="right") - 1).tolist()
+
+
 def _check(total: int, wanted: int) -> None:
     if total < 1 or wanted < 1:
         raise ValueError(f"need at least 1 frame and 1 wanted, got {total} and {wanted}")

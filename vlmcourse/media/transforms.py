@@ -122,6 +122,39 @@ def normalise_and_crop(
     return torch.cat(squares, dim=1)
 
 
+def square_of_the_middle(frames: Tensor, size: int) -> Tensor:
+    """Scale the short side to `size` by Pillow's bicubic filter, and keep the square in the middle.
+
+    The long side is rounded down, and so is half of what is cut away.
+
+    Official: openai/CLIP's own preprocessing as `CLIPImageProcessor` of transformers 4.31 has it,
+    which PKU-YuanGroup/Chat-UniVi@ec0b3db:ChatUniVi/model/dataloader.py uses for frames too.
+
+    Args:
+        frames: `[T, H, W, 3]` uint8.
+        size: rows and columns of the result.
+
+    Returns:
+        `[T, size, size, 3]` uint8.
+    """
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    short = min(height, width)
+    rows, columns = (
+        size if side == short else int(size * side / short) for side in (height, width)
+    )
+    top, left = (rows - size) // 2, (columns - size) // 2
+    result = frames.new_empty(len(frames), size, size, 3)
+    for number, frame in enumerate(frames.numpy()):
+        scaled = frame
+        if (height, width) != (rows, columns):
+            picture = Image.fromarray(frame)
+            scaled = np.array(picture.resize((columns, rows), Image.Resampling.BICUBIC))
+        result[number] = torch.from_numpy(scaled[top : top + size, left : left + size])
+    return result
+
+
 def crop_and_resize(frames: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
     """Cut one box out of all frames and make it square, bicubic, without antialiasing.
 

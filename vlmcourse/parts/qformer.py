@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vlmcourse.parts.text_visibility import text_visibility
+
 
 @dataclass(frozen=True)
 class QFormerConfig:
@@ -107,12 +109,21 @@ class QFormerLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.text_feed_forward = FeedForward(config) if config.vocab_size else None
 
-    def forward(self, x, num_queries, visible, features, exists, with_map):
-        """`[B, Nq + L, D]` to the same shape, with both attention maps (None where not made)."""
-        x, self_map = self.self_attention(x, x, visible, with_map)
+    def forward(self, x, num_queries, visible, features, exists, with_map, source=None):
+        """`[B, Nq + L, D]` to the same shape, with both attention maps (None where not made).
+
+        `source [B, K, D]`: what self-attention reads instead of `x` (a memory and `x`). `features`
+        may be those of fewer videos, each for as many rows in turn.
+        """
+        x, self_map = self.self_attention(x, x if source is None else source, visible, with_map)
         queries, text, cross_map = x[:, :num_queries], x[:, num_queries:], None
         if num_queries and self.cross_attention is not None:
+            shape, videos = queries.shape, len(features)
+            queries = queries.reshape(videos, -1, shape[-1])  # rows of a video side by side
             queries, cross_map = self.cross_attention(queries, features, exists, with_map)
+            queries = queries.view(shape)
+            if with_map and videos < len(queries):  # [V, H, R * Nq, N] -> [V * R, H, Nq, N]
+                cross_map = cross_map.unflatten(2, (-1, num_queries)).transpose(1, 2).flatten(0, 1)
         queries = self.feed_forward(queries)
         text = self.text_feed_forward(text) if text.shape[1] else text
         return torch.cat([queries, text], dim=1), self_map, cross_map
@@ -149,20 +160,19 @@ class QFormer(nn.Module):
         """Let the queries read the features, alone or with text beside them.
 
         Args:
-            encoder_tokens, encoder_mask: `[B, N, De]` features, `[B, N]` bool where they exist.
+            encoder_tokens, encoder_mask: `[B, N, De]` features, `[B, N]` bool where they exist; or
+                of fewer videos than texts, each for as many texts in turn.
             text_ids, text_mask: `[B, L]` word ids, `[B, L]` bool where they exist. ValueError if
                 there is no vocabulary or L is above `max_positions`.
             text_attention: "bidirectional" or "causal" (see `text_visibility`), else ValueError.
             queries: `[B or 1, Nq, D]` instead of the learned ones.
         """
         queries, visible = self.queries if queries is None else queries, None
-        batch = len(text_ids if encoder_tokens is None else encoder_tokens)
-        nq, x = queries.shape[1], self.norm(queries).expand(batch, -1, -1)  # [B, Nq, D]
+        batch, nq = len(encoder_tokens if text_ids is None else text_ids), queries.shape[1]
         if text_ids is not None:
-            x = torch.cat([x, self.norm(self._embed_text(text_ids))], dim=1)  # [B, Nq + L, D]
             visible = text_visibility(nq, text_ids, text_mask, text_attention)
         exists = None if encoder_mask is None else encoder_mask.bool()[:, None, None]  # [B,1,1,N]
-        states, self_maps, cross_maps = [self.dropout(x)], [], []
+        states, self_maps, cross_maps = [self.embed(batch, text_ids, queries)], [], []
         for layer in self.layers:
             x, own, read = layer(states[-1], nq, visible, encoder_tokens, exists, output_attentions)
             states.append(x)
@@ -171,6 +181,13 @@ class QFormer(nn.Module):
         hidden = tuple(states) if output_hidden_states else None
         maps = (tuple(cross_maps), tuple(self_maps)) if output_attentions else (None, None)
         return QFormerOutput(x[:, :nq], None if text_ids is None else x[:, nq:], hidden, *maps)
+
+    def embed(self, batch: int, text_ids: Tensor | None, queries: Tensor) -> Tensor:
+        """What enters the first layer: queries, then words if there are any, `[B, Nq + L, D]`."""
+        x = self.norm(queries).expand(batch, -1, -1)  # [B, Nq, D]
+        if text_ids is not None:
+            x = torch.cat([x, self.norm(self._embed_text(text_ids))], dim=1)
+        return self.dropout(x)
 
     def encode_text(self, text_ids: Tensor, text_mask: Tensor | None = None) -> Tensor:
         """Text alone, without queries and features: `[B, L]` ids to `[B, L, D]`."""
@@ -181,20 +198,3 @@ class QFormer(nn.Module):
         if not vocab or length > most:
             raise ValueError(f"{length} words for a Q-Former of {vocab} words, {most} positions")
         return self.word_embeddings(text_ids) + self.position_embeddings.weight[:length]
-
-
-def text_visibility(num_queries: int, text_ids: Tensor, text_mask: Tensor | None, kind: str):
-    """Who sees whom among queries and text: `[B, 1, Nq + L, Nq + L]` bool, row sees column.
-
-    "causal" (BLIP-2's generation): queries see queries, a word sees them and no later word.
-    """
-    batch, total = len(text_ids), num_queries + text_ids.shape[1]
-    visible = torch.ones(batch, total, total, dtype=torch.bool, device=text_ids.device)
-    if kind == "causal":
-        visible[:, :num_queries, num_queries:] = False
-        visible[:, num_queries:, num_queries:].tril_()
-    elif kind != "bidirectional":
-        raise ValueError(f"text_attention is 'bidirectional' or 'causal', not {kind!r}")
-    if text_mask is not None:
-        visible[:, :, num_queries:] &= text_mask.bool()[:, None]
-    return visible[:, None]

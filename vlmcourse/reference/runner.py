@@ -17,10 +17,13 @@ from torch import Tensor
 
 from vlmcourse.reference import (
     blip2_qformer_units,
+    chat_univi_system_units,
+    chat_univi_units,
     cogvlm2_system_units,
     cogvlm2_units,
     eva_vit_units,
     imagebind_units,
+    ma_lmm_units,
     minigpt4_video_units,
     qwen2_vl_units,
     table_units,
@@ -44,10 +47,13 @@ def checks() -> dict[str, Check]:
     table: dict[str, Check] = {}
     for module in (
         blip2_qformer_units,
+        chat_univi_system_units,
+        chat_univi_units,
         cogvlm2_system_units,
         cogvlm2_units,
         eva_vit_units,
         imagebind_units,
+        ma_lmm_units,
         minigpt4_video_units,
         qwen2_vl_units,
         table_units,

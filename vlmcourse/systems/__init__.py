@@ -107,6 +107,26 @@ def _qwen2_vl(
     return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
 
 
+def _ma_lmm(
+    preset: str, device: str, foundations: Path | None, **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.systems import ma_lmm as system
+
+    if preset == "paper":
+        return system.build_paper(device, with_options(system.MaLmmConfig(), options))
+    return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
+
+
+def _chat_univi(
+    preset: str, device: str, foundations: Path | None, **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.systems import chat_univi as system
+
+    if preset == "paper":
+        return system.build_paper(device, with_options(system.PAPER_CONFIG, options))
+    return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
+
+
 CONSTRUCTORS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "video_chatgpt": _video_chatgpt,
     "video_llama": _video_llama,
@@ -114,6 +134,8 @@ CONSTRUCTORS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "cogvlm2_video": _cogvlm2_video,
     "minigpt4_video": _minigpt4_video,
     "qwen2_vl": _qwen2_vl,
+    "chat_univi": _chat_univi,
+    "ma_lmm": _ma_lmm,
 }
 
 

@@ -102,7 +102,7 @@ class VideoLanguageModel(nn.Module):
         return self.language_model.get_input_embeddings()(ids)
 
     video_depends_on_question = False
-    """Whether the connector reads the question (an instructed Q-Former does)."""
+    """Whether the connector reads the question; then each has a row and a medium of its own."""
 
     def question_media(
         self, watched: Watched, questions: Sequence[str]
@@ -369,15 +369,15 @@ class VideoLanguageModel(nn.Module):
         """Continue every row of a batch.
 
         Args:
-            batch: padded at the left (`collate(..., side="left")`), not packed.
+            batch: padded at the left.
             settings: `max_new_tokens=64`, `temperature=0.0` (0 takes the likeliest token),
-                `top_p=1.0`, `num_beams=1`, `repetition_penalty=1.0`, `length_penalty=1.0`;
-                `context=None`: prompt and answer together are at most this long, and a longer
-                prompt loses its beginning; and `streamer`: a function that gets text as it grows
-                (one row only). Where nothing is said, `answer_settings` count.
+                `top_p=1.0`, `num_beams=1`, `repetition_penalty=1.0`, `length_penalty=1.0`,
+                `num_return_sequences=1`; `context=None`: prompt and answer together are at most
+                this long, and a longer prompt loses its beginning; and `streamer`: a function that
+                gets text as it grows (one row only). Else `answer_settings` count.
 
         Raises:
-            ValueError: rows that do not end together, packed rows, or a stream of several rows.
+            ValueError: rows that do not end together, packed ones, or a stream of several.
         """
         if batch.segments is not None or not bool(batch.attention[:, -1].all()):
             raise ValueError('generation needs unpacked rows, padded with side="left"')

@@ -46,6 +46,13 @@ class Media:
         """The same without what is seen or heard, for positions."""
         return replace(self, inputs=None, features=None)
 
+    def each(self) -> "list[Media]":
+        """Every medium alone."""
+        return [
+            _mapped(replace(self, rows=None), lambda tensor, i=i: tensor[i : i + 1])
+            for i in range(len(self))
+        ]
+
     def repeat(self, times: int) -> "Media":
         """The media of one row, once for each of `times` rows (one medium without copying it).
 

@@ -67,6 +67,8 @@ def continue_prompts(
     embeddings, inputs = prompts
     settings = {name: value for name, value in settings.items() if name != "context"}
     num_beams = settings.setdefault("num_beams", 1)
+    if settings.get("num_return_sequences", 1) > num_beams:
+        raise ValueError(f"more answers are wanted than beams are kept ({num_beams})")
     if streamer is not None and (len(embeddings) > 1 or num_beams > 1):
         raise ValueError("a stream shows one row without beams")
     if cache is not None:
@@ -91,6 +93,7 @@ def generation_config(
     num_beams: int = 1,
     repetition_penalty: float = 1.0,
     length_penalty: float = 1.0,
+    num_return_sequences: int = 1,
 ):
     """A transformers `GenerationConfig`; every setting a paper needs is here by name.
 
@@ -102,11 +105,13 @@ def generation_config(
         num_beams: beams kept in the search.
         repetition_penalty: above 1 discourages tokens of the answer so far.
         length_penalty: exponent of the length when beams are compared.
+        num_return_sequences: how many beams are given for each prompt, the best first.
     """
     from transformers import GenerationConfig
 
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
     beams = {"length_penalty": length_penalty} if num_beams > 1 else {}
+    beams |= {"num_return_sequences": num_return_sequences} if num_return_sequences > 1 else {}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,

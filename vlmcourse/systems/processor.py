@@ -175,6 +175,16 @@ class Processor:
         and a feature cache ask for them anew."""
         return ()
 
+    def instruction_of(self, turns: Sequence[tuple[str, str]], form: str) -> str:
+        """What a connector that reads the question is told of a training sample: its first question
+        (later ones of the same conversation see the same video tokens).
+
+        Args:
+            turns: (role, text), as a sample has them.
+            form: of the sample, as in `read_for_training`.
+        """
+        raise TypeError(f"{type(self).__name__} has no instructions")
+
     def expand(self, kind: str, clip: Clip) -> Sequence[Piece]:
         """Pieces that stand for one medium ("video", "picture" or "sound") of this clip."""
         raise TypeError(f"{type(self).__name__} has no places for a {kind}")

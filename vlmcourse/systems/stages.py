@@ -26,7 +26,8 @@ class Stage:
             place where it is not None.
         warmup_start_rate: the rate that the warm-up starts from.
         schedule: after the warm-up: "cosine", "linear" or "constant"; "cosine_from_start" counts
-            the cosine from step 0, so the rate falls by a little jump where the warm-up ends.
+            the cosine from step 0, so the rate falls by a little jump where the warm-up ends;
+            "cosine_by_epoch" warms up in the first epoch and keeps one rate in each later one.
         weight_decay, betas: of AdamW.
         batch_size: conversations a step over all devices.
         epochs: passes over the data; or `steps`, whichever is not None.

@@ -63,7 +63,8 @@ class VideoInstructionData(pl.LightningDataModule):
         val: the same for the validation loss; none is measured without. Weights play no part.
         questions_per_video: conversations that share a video's tokens in one row
             (parts/packing.py); 1 is one conversation a row, as in the official codes. Numbers are
-            the same, packing is faster.
+            the same, packing is faster. Where the connector reads the question, so many about one
+            video stand in a batch together, each in a row of its own.
         accumulate: parts in which a step's batch goes through the model; of a mixture, each part is
             drawn from a source of its own.
         cache: folder of frozen features; None computes those of every batch anew, which is needed
@@ -284,6 +285,10 @@ class VideoInstructionData(pl.LightningDataModule):
                 continue
             clip = watched and watched.clip
             made = [self.row(s, clip, draw) for s, draw in zip(samples, draws, strict=True)]
+            if watched is not None and self.model.video_depends_on_question:
+                rows += made
+                seen += self._instructed(watched, samples)
+                continue
             rows.append(pack(made) if len(made) > 1 else made[0])
             seen.append(watched)
         if not rows:
@@ -291,6 +296,13 @@ class VideoInstructionData(pl.LightningDataModule):
             raise UserError(f"none of the videos of a batch can be used: {names}")
         pictures, sounds = (self._stacked(seen, kind) for kind in ("pictures", "sounds"))
         return collate(rows, self.model.processor.tokenizer.pad_id, pictures, sounds)
+
+    def _instructed(self, watched: Watched, samples: Sequence[Sample]) -> list[Watched]:
+        """Once a question, with the question, for a system whose connector reads it."""
+        asked = [self.model.processor.instruction_of(s.turns, s.form) for s in samples]
+        media = self.model.question_media(watched, asked)
+        parts = [[None] * len(asked) if one is None else one.each() for one in media]
+        return [Watched(watched.clip, *both) for both in zip(*parts, strict=True)]
 
     def _stacked(self, seen: Sequence[Watched | None], kind: str) -> Media | None:
         """The media of one kind of a batch; rows of text (None in `seen`) have none."""

@@ -25,7 +25,7 @@ from vlmcourse.training.weights import load_weights, matching, names_matching
 
 log = logging.getLogger(__name__)
 
-SCHEDULES = ("cosine", "cosine_from_start", "linear", "constant")
+SCHEDULES = ("cosine", "cosine_from_start", "linear", "constant", "cosine_by_epoch")
 
 
 class VideoInstruction(pl.LightningModule):
@@ -67,6 +67,8 @@ class VideoInstruction(pl.LightningModule):
             raise UserError(f"unknown schedule {stage.schedule!r}; known: {', '.join(SCHEDULES)}")
         if (stage.steps is None) == (stage.epochs is None):
             raise UserError("a stage needs either steps or epochs, and the other null")
+        if stage.schedule == "cosine_by_epoch" and stage.epochs is None:
+            raise UserError("the schedule cosine_by_epoch needs stage.epochs")
         self.system, self.stage, self.seed = system, stage, seed
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -234,8 +236,10 @@ def learning_rate_factor(stage: Stage, step: int, total: int, scale: float = 1.0
 
     Official: "cosine" is `get_cosine_schedule_with_warmup` of transformers, which the trainers of
     LLaVA and Video-ChatGPT use: the first step of a warm-up has rate 0. "cosine_from_start" is
-    DAMO-NLP-SG/Video-LLaMA@64888c0:video_llama/common/optims.py. Differs: any schedule may end at
-    `min_learning_rate`.
+    DAMO-NLP-SG/Video-LLaMA@64888c0:video_llama/common/optims.py. "cosine_by_epoch" is
+    boheumd/MA-LMM@ffe9fa9:lavis/common/optims.py (`linear_warmup_cosine_lr`): the first epoch is
+    the warm-up, cut off where the epoch ends; from then on every epoch has one rate. Differs: any
+    schedule may end at `min_learning_rate`.
 
     Args:
         step: from 0 on.
@@ -245,6 +249,8 @@ def learning_rate_factor(stage: Stage, step: int, total: int, scale: float = 1.0
     warmup = math.ceil(total * stage.warmup_ratio)
     if stage.warmup_steps is not None:
         warmup = round(stage.warmup_steps * scale)
+    if stage.schedule == "cosine_by_epoch":
+        return _factor_by_epoch(stage, step, total, warmup)
     if step < warmup:
         start = stage.warmup_start_rate / stage.learning_rate
         return start + (1 - start) * step / warmup
@@ -255,3 +261,12 @@ def learning_rate_factor(stage: Stage, step: int, total: int, scale: float = 1.0
     lowest = stage.min_learning_rate / stage.learning_rate
     shape = {"linear": 1 - share, "constant": 1.0}
     return lowest + (1 - lowest) * shape.get(stage.schedule, 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def _factor_by_epoch(stage: Stage, step: int, total: int, warmup: int) -> float:
+    epoch, inside = divmod(step, max(total / stage.epochs, 1.0))
+    if epoch == 0:
+        start = stage.warmup_start_rate / stage.learning_rate
+        return min(1.0, start + (1 - start) * inside / max(warmup, 1))
+    lowest = stage.min_learning_rate / stage.learning_rate
+    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * min(epoch / stage.epochs, 1.0)))

@@ -13,6 +13,7 @@ from vlmcourse.training.instruction_data import (
     read_llava_json,
     read_texts,
 )
+from vlmcourse.training.labelled_sets import labelled_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 """Relative paths that do not exist from here are looked for in the checkout, as notebooks need
@@ -42,6 +43,8 @@ class Source:
             text from "system" in the place of a video (`Processor.text_row`).
         clean_captions: simplify captions as `media.captions.clean_caption` does.
         max_length: instead of the stage's.
+        annotation: the file is none of these, but one of MA-LMM's: "lvu/scene", "breakfast",
+            "coin/train", "qa", "captions" or another of `labelled_sets.FORMS`.
     """
 
     json: Path
@@ -55,6 +58,7 @@ class Source:
     max_length: int | None = None
     kinds: tuple[str, ...] | None = field(default=None, metadata=TOLD_IF_SET)
     families: tuple[str, ...] | None = field(default=None, metadata=TOLD_IF_SET)
+    annotation: str | None = field(default=None, metadata=TOLD_IF_SET)
 
     def samples(self) -> list[Sample]:
         """Read the file. Raises InstructionDataError or UserError."""
@@ -83,6 +87,8 @@ class Source:
                 raise UserError(f"{path}: form 'text' has no videos")
             return read_texts(path)
         folder = path.parent / "clips" if self.videos is None else located(self.videos)
+        if self.annotation is not None:
+            return labelled_samples(path, self.annotation, folder, self.missing)
         read = read_captions if path.suffix.lower() == ".csv" else read_llava_json
         return read(path, folder, self.missing)
 

@@ -19,13 +19,16 @@ ROOTS = {
     "films": Path("data/world"),
     "live sound": Path("data/world_live"),
     "durations": Path("data/world_lengths"),
+    "scenes": Path("data/world_scenes"),
     "sizes": Path("data/world_shapes"),
     "pictures": Path("data/world_pictures"),
     "texts": Path("data/world_texts"),
 }
 log = logging.getLogger(__name__)
 
-OF_FILMS = ("duration", "durations", "fps", "crf", "no_sound", "live_sound")
+OF_FILMS = ("duration", "durations", "scenes", "fps", "crf", "no_sound", "live_sound")
+SCENES_S = 24
+"""Length of films of several scenes, if none is asked for."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,25 +85,40 @@ def _film_settings(args) -> SplitSettings:
     """Read the options of films; those that were not given have the defaults of the settings."""
     durations = _durations(args)
     if max(durations) > SECONDS:
-        log.warning("the small world's language model has no words for seconds from %d on", SECONDS)
+        log.warning(
+            "the small world's language model has no words for seconds from %d on; "
+            "nothing is asked that needs them",
+            SECONDS,
+        )
     given = {"fps": args.fps, "crf": args.crf, **_size(args)}
     return SplitSettings(
         story=StorySettings.of_length(
             durations if len(durations) > 1 else durations[0], args.live_sound
         ),
         sound=not args.no_sound,
+        scenes=_scenes(args.scenes),
         **{name: value for name, value in given.items() if value is not None},
     )
 
 
 def _durations(args) -> tuple[int, ...]:
     if args.durations is None:
-        return (StorySettings.duration_s if args.duration is None else args.duration,)
+        default = SCENES_S if args.scenes else StorySettings.duration_s
+        return (default if args.duration is None else args.duration,)
     if args.duration is not None:
         raise UserError("--duration and --durations exclude each other")
     parts = args.durations.split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise UserError(f"--durations must look like 4,6,8 (seconds), not {args.durations!r}")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _scenes(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"--scenes must look like 1,2,4 (numbers of scenes), not {text!r}")
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -157,6 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--duration", type=int, help="seconds, 4 to 600 (default: 8)")
     add("--durations", help="such as 4,6,8: every clip lasts one of them, drawn by its seed")
+    add("--scenes", help="such as 1,2,4: films of so many scenes in turn, with hard cuts between "
+        f"them (of {SCENES_S} seconds, if no --duration is given)")  # fmt: skip
     add("--size", help="width x height (default: 64x64, pictures 96x96); of films, even numbers")
     many = ",".join(f"{width}x{height}" for width, height in MANY_SIZES)
     add("--sizes", nargs="?", const=many, metavar="LIST", help="of pictures: each has one of them, "

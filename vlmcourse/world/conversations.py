@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlmcourse.errors import UserError
 from vlmcourse.world.files import write_bytes
-from vlmcourse.world.language import CAPTION_REQUESTS, Question, caption
+from vlmcourse.world.language import CAPTION_REQUESTS, Question, caption, has_words
 from vlmcourse.world.story import Story
 
 
@@ -78,7 +78,8 @@ def question_entries(
 def caption_entries(ids: list[str], stories: list[Story], medium: Medium = VIDEO) -> list[dict]:
     """Return an entry per clip and caption style, for stages that align before they instruct.
 
-    A style that has nothing to tell (times of no events) gives no entry.
+    A style gives no entry where it has nothing to tell (times of no events), or seconds to tell
+    for which there is no word.
     """
     return [
         llava_entry(
@@ -93,7 +94,7 @@ def caption_entries(ids: list[str], stories: list[Story], medium: Medium = VIDEO
         )
         for clip, story in zip(ids, stories, strict=True)
         for style, evidence in medium.captions.items()
-        if (text := caption(story, style))
+        if (text := caption(story, style)) and has_words(text)
     ]
 
 

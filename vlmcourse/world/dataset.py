@@ -144,8 +144,9 @@ def _head(split: str, ids: list[str], stories: list[Story], settings) -> dict:
 
 
 def _told(settings) -> dict:
-    """Return settings as a manifest tells them: one size, or several."""
-    unsaid = ("sizes",) if settings.sizes is None else ("width", "height")
+    """Return settings as a manifest tells them: one size, or several; scenes if there are any."""
+    unsaid = [] if settings.sizes is None else ["width", "height"]
+    unsaid += [name for name in ("sizes", "scenes") if getattr(settings, name, None) is None]
     return {name: value for name, value in _plain(settings).items() if name not in unsaid}
 
 

@@ -1,4 +1,4 @@
-"""What is said and asked about a story: descriptions, captions, and questions with their answers.
+"""What is asked about a story: questions with their exact answers, chosen so that none is favoured.
 
 Words are terse and without articles (the tokenizer drops "a", "an" and "the"), because a small
 language model then learns to read them in minutes. Every function here is exact: it reads the
@@ -11,16 +11,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlmcourse.world.descriptions import (
+    CAPTION_REQUESTS,
+    NOTHING,
+    Moment,
+    caption,
+    event_list,
+    event_words,
+    moments,
+    place_words,
+    scene_words,
+    storyboard,
+)
 from vlmcourse.world.story import (
     COLOURS,
-    COLUMNS,
-    ROWS,
     SHAPES,
     SLIDE,
     SOUNDS,
-    Event,
     Story,
 )
+
+__all__ = [
+    "BASE_FORM", "CAPTION_REQUESTS", "FAMILIES", "KINDS", "KIND_FAMILY", "NOTHING", "Moment",
+    "Question", "all_questions", "balanced_questions", "blind_best", "caption", "event_list",
+    "event_words", "has_words", "moments", "place_words", "scene_words", "storyboard",
+]  # fmt: skip
 
 BASE_FORM = {
     "jumps": "jump",
@@ -30,7 +45,8 @@ BASE_FORM = {
     "hides": "hide",
     "slides": "slide",
 }
-NOTHING = "nothing"
+SECONDS = 64
+"""There is a word for each of the seconds 0 to 63, and for none after them."""
 RECALL_FROM_S = 16
 """Questions of long recall are asked of clips at least this long."""
 
@@ -69,126 +85,16 @@ class Question:
         return FAMILIES[self.family]
 
 
-# ---------------------------------------------------------------- descriptions
-
-
-def place_words(row: float, column: float) -> str:
-    """Name a place; between two places the nearer one (a slide's start at its middle)."""
-    return f"{ROWS[round(row)]} {COLUMNS[round(column)]}"
-
-
-def event_words(story: Story, event: Event) -> str:
-    """Say who does what, for example `red circle glows`."""
-    return f"{story.things[event.thing].name} {event.action}"
-
-
-def scene_words(story: Story) -> list[str]:
-    """Describe every thing (and the mark) as it stands at the start, one clause each."""
-    clauses = [f"{t.size} {t.name} {place_words(t.row, t.column)}" for t in story.things]
-    if story.mark:
-        m = story.mark
-        clauses.append(f"number {m.digit} {place_words(m.row, m.column)}")
-    return clauses
-
-
-def event_list(story: Story, offset_s: int = 0) -> str:
-    """Describe the whole clip as a scene and a list of events, sounds and spoken lines with times.
-
-    Args:
-        offset_s: added to every time, for clips that are cut out of a longer film.
-    """
-    parts = ["scene : " + " , ".join(scene_words(story)) + " ."]
-    for e in story.events:
-        way = f" {e.direction}" if e.direction else ""
-        parts.append(f"at {e.start_s + offset_s} {event_words(story, e)}{way} for {e.length_s} .")
-    parts += [f"sound {s.kind} at {s.start_s + offset_s} ." for s in story.sounds]
-    parts += [f"said : {story.line_text(line)} ." for line in story.lines]
-    return " ".join(parts)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One second as a list of clauses: `seen` for things and mark, `heard`, and `said`."""
-
-    second: int
-    seen: tuple[str, ...]
-    heard: tuple[str, ...]
-    said: tuple[str, ...]
-
-
-def moments(story: Story) -> list[Moment]:
-    """Describe the clip second by second, as one frame a second would show it.
-
-    A clause names size, colour, shape, place and, during an event, the visible state. A slide
-    shows as `slides` at its start place; the direction is told by the later seconds alone.
-    """
-    result = []
-    for second in range(story.duration_s):
-        now = story.event_at(second)
-        seen = []
-        for index, t in enumerate(story.things):
-            sliding = now is not None and now.thing == index and now.action == SLIDE
-            row, column = story.place_at(index, now.start_s if sliding else second + 0.5)
-            state = f" {now.action}" if now is not None and now.thing == index else ""
-            seen.append(f"{t.size} {t.name} {place_words(row, column)}{state}")
-        if story.mark:
-            m = story.mark
-            seen.append(f"number {m.digit} {place_words(m.row, m.column)}")
-        result.append(
-            Moment(
-                second,
-                tuple(seen),
-                tuple(f"sound {s.kind}" for s in story.sounds if s.start_s == second),
-                tuple(story.line_text(x) for x in story.lines if x.start_s == second),
-            )
-        )
-    return result
-
-
-def storyboard(story: Story, offset_s: int = 0) -> str:
-    """Describe the clip frame by frame: `0 : small red circle top left , ... . 1 : ...`."""
-    parts = []
-    for m in moments(story):
-        parts.append(f"{m.second + offset_s} : " + " , ".join(m.seen) + " .")
-        parts += [f"{text} ." for text in m.heard]
-        parts += [f"said : {text} ." for text in m.said]
-    return " ".join(parts)
-
-
-CAPTION_REQUESTS = {
-    "short": "what is shown ?",
-    "detailed": "describe in detail ?",
-    "timed": "describe with times ?",
-    "heard": "what is heard ?",
-}
-
-
-def caption(story: Story, style: str = "short", offset_s: int = 0) -> str:
-    """Caption a clip in one of the styles of `CAPTION_REQUESTS`; `offset_s` as in `event_list`."""
-    if style == "short":
-        return " , ".join(t.name for t in story.things)
-    if style == "detailed":
-        return " . ".join(
-            [" , ".join(scene_words(story)), *(event_words(story, e) for e in story.events)]
-        )
-    if style == "timed":
-        return " . ".join(
-            f"at {e.start_s + offset_s} {event_words(story, e)} for {e.length_s}"
-            for e in story.events
-        )
-    if style == "heard":
-        heard = [f"{s.kind} at {s.start_s + offset_s}" for s in story.sounds]
-        return " , ".join(heard) or NOTHING
-    raise ValueError(f"unknown caption style {style!r}; known: {', '.join(CAPTION_REQUESTS)}")
-
-
 # ---------------------------------------------------------------- questions
 
 
 def all_questions(story: Story, offset_s: int = 0) -> list[Question]:
     """List every question that can be asked of a story, answers unbalanced.
 
-    Of a picture these are the questions that need nothing but a picture.
+    Of a picture these are the questions that need nothing but a picture. Of a long film none is
+    listed that names a second without a word, or has one for an answer. Of a film of several scenes
+    all are true of the film as a whole: a colour asks for a shape only where no other scene shows
+    that colour, and the things, which are never seen together, are not counted.
     """
     asked = [
         *_appearance(story),
@@ -199,20 +105,33 @@ def all_questions(story: Story, offset_s: int = 0) -> list[Question]:
         *_seen_and_heard(story),
         *_said(story),
     ]
-    return [q for q in asked if q.evidence == "picture"] if story.is_picture else asked
+    if story.is_picture:
+        return [q for q in asked if q.evidence == "picture"]
+    if offset_s + story.duration_s <= SECONDS:
+        return asked
+    return [q for q in asked if has_words(f"{q.text} {q.answer}")]
+
+
+def has_words(text: str) -> bool:
+    """Whether there is a word for every number (that is, second) of a text of the world."""
+    return all(int(word) < SECONDS for word in text.split() if word.isdecimal())
 
 
 def _appearance(story: Story) -> Iterator[Question]:
     slid = {e.thing for e in story.events if e.action == SLIDE}
+    shown = Counter(word for t in story.things for word in (t.colour, t.shape))
     for index, t in enumerate(story.things):
-        yield Question(f"what colour is {t.shape} ?", t.colour, "colour", "appearance")
-        yield Question(f"what shape is {t.colour} thing ?", t.shape, "shape", "appearance")
+        if shown[t.shape] == 1:
+            yield Question(f"what colour is {t.shape} ?", t.colour, "colour", "appearance")
+        if shown[t.colour] == 1:
+            yield Question(f"what shape is {t.colour} thing ?", t.shape, "shape", "appearance")
         yield Question(f"what size is {t.name} ?", t.size, "size", "appearance")
         if index not in slid:
             yield Question(f"where is {t.name} ?", place_words(t.row, t.column), "where", "place")
-    yield Question("how many things are there ?", str(len(story.things)), "count", "count")
-    if story.mark:
-        yield Question("what number is shown ?", str(story.mark.digit), "number", "detail")
+    if not story.scenes:
+        yield Question("how many things are there ?", str(len(story.things)), "count", "count")
+    if len(story.marks) == 1:
+        yield Question("what number is shown ?", str(story.marks[0].digit), "number", "detail")
 
 
 def _existence(story: Story) -> Iterator[Question]:
@@ -288,7 +207,9 @@ def _seen_and_heard(story: Story) -> Iterator[Question]:
     Absent things carry the colour of one present thing and the shape of another.
     """
     kinds = [s.kind for s in story.sounds]
-    absent = [f"{a.colour} {b.shape}" for a in story.things for b in story.things if a is not b]
+    names = {t.name for t in story.things}
+    mixed = [f"{a.colour} {b.shape}" for a in story.things for b in story.things if a is not b]
+    absent = [name for name in mixed if name not in names]
     for kind in SOUNDS:
         for seen, names in ((True, [t.name for t in story.things]), (False, absent)):
             answer = {

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from vlmcourse.world.scenes import cut
 from vlmcourse.world.story import FRAME_ACTIONS, Story
 
 RADIUS = {"small": 5.2, "big": 8.2}
@@ -63,7 +64,8 @@ def frame_time_s(index: int, fps: float) -> float:
 
 def render_frame(story: Story, time_s: float, width: int = 64, height: int = 64) -> np.ndarray:
     """Draw one moment of a story -> uint8 [height, width, 3]."""
-    return _Painter(story, width, height).frame(time_s)
+    start_s, scene = [(s, one) for s, one in cut(story) if s <= max(time_s, 0)][-1]
+    return _Painter(scene, width, height).frame(time_s - start_s)
 
 
 def iter_frames(
@@ -73,9 +75,13 @@ def iter_frames(
 
     Frames that show the same are one and the same array.
     """
-    painter = _Painter(story, width, height)
+    scenes = [(start_s, _Painter(one, width, height)) for start_s, one in cut(story)]
     for index in range(num_frames(story, fps)):
-        yield painter.frame(frame_time_s(index, fps))
+        time_s = frame_time_s(index, fps)
+        while len(scenes) > 1 and scenes[1][0] <= time_s:
+            del scenes[0]
+        start_s, painter = scenes[0]
+        yield painter.frame(time_s - start_s)
 
 
 def render_frames(story: Story, fps: float = 4, width: int = 64, height: int = 64) -> np.ndarray:
@@ -90,7 +96,7 @@ def render_frames(story: Story, fps: float = 4, width: int = 64, height: int = 6
 
 
 class _Painter:
-    """Draws the frames of one story at one size; keeps the last picture of each state."""
+    """Draws the frames of one scene at one size; keeps the last picture of each state."""
 
     def __init__(self, story: Story, width: int, height: int):
         self.story, self.width, self.height = story, width, height

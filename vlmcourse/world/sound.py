@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from vlmcourse.world.scenes import cut
 from vlmcourse.world.story import Story
 
 SOUND_S = 0.96
@@ -23,8 +24,12 @@ def render_sound(story: Story, sample_rate: int = 16000) -> np.ndarray:
 
     The track depends on the story's seed and sounds alone. Dubbed sounds are drawn independently of
     the picture: what is seen never tells what is heard. Live ones (`StorySettings.live_sound`) tell
-    which actions are seen, and when.
+    which actions are seen, and when. Every scene of a film has a track of its own.
     """
+    return np.concatenate([_track(scene, sample_rate) for _, scene in cut(story)])
+
+
+def _track(story: Story, sample_rate: int) -> np.ndarray:
     rng = np.random.default_rng([story.seed, 2])
     total = story.duration_s * sample_rate
     track = rng.standard_normal(total, dtype=np.float32) * np.float32(BACKGROUND_RMS)

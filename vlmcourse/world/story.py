@@ -101,8 +101,21 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """A stretch of a film between two hard cuts, which shows other things than those before it.
+
+    `things` of the film's things are its own, in order after those of the scenes before.
+    """
+
+    start_s: int
+    seed: int
+    things: int
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True)
 class Story:
-    """Everything about one clip; times are whole seconds from its start."""
+    """Everything about one clip, in whole seconds; `scenes` are told if there are several."""
 
     seed: int
     duration_s: int
@@ -111,6 +124,13 @@ class Story:
     sounds: tuple[Sound, ...] = ()
     lines: tuple[Line, ...] = ()
     mark: Mark | None = None
+    scenes: tuple[Scene, ...] = ()
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """Every mark that is shown, scene by scene."""
+        told = [scene.mark for scene in self.scenes] or [self.mark]
+        return tuple(mark for mark in told if mark)
 
     @property
     def is_picture(self) -> bool:
@@ -136,8 +156,9 @@ class Story:
         return f"{self.things[line.thing].name} is called {line.name}"
 
     def to_json(self) -> str:
-        """Return the story as one line of JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        """Return the story as one line of JSON; scenes stand in it only if there are several."""
+        told = {k: v for k, v in asdict(self).items() if k != "scenes" or v}
+        return json.dumps(told, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> "Story":
@@ -150,8 +171,13 @@ class Story:
             events=tuple(Event(**e) for e in raw["events"]),
             sounds=tuple(Sound(**s) for s in raw["sounds"]),
             lines=tuple(Line(**line) for line in raw["lines"]),
-            mark=Mark(**raw["mark"]) if raw["mark"] else None,
+            mark=_mark(raw["mark"]),
+            scenes=tuple(Scene(**{**s, "mark": _mark(s["mark"])}) for s in raw.get("scenes", ())),
         )
+
+
+def _mark(raw: dict | None) -> Mark | None:
+    return Mark(**raw) if raw else None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Every word of the world, in a fixed order: new words stand at the end, so that ids stay."""
 
-from vlmcourse.world.language import BASE_FORM, NOTHING
+from vlmcourse.world.language import BASE_FORM, NOTHING, SECONDS
 from vlmcourse.world.story import (
     ACTIONS,
     COLOURS,
@@ -12,9 +12,6 @@ from vlmcourse.world.story import (
     SIZES,
     SOUNDS,
 )
-
-SECONDS = 64
-"""There is a word for each of the seconds 0 to 63, and for none after them."""
 
 
 def vocabulary() -> list[str]:
