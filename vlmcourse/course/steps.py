@@ -147,7 +147,7 @@ STEPS: tuple[Step, ...] = (
         outputs=tuple(f"data/world_pictures/{x}/manifest.json" for x in ("train", "val", "test")),
         sources=("vlmcourse/world/*.py",),
         minutes=0.5,
-        chapters=("06",),
+        chapters=("06", "10"),
         alone=True,
     ),
     Step(
@@ -263,5 +263,36 @@ STEPS: tuple[Step, ...] = (
         minutes=1.2,
         chapters=("08",),
         after=("train_qwen2_vl",),
+    ),
+    Step(
+        name="train_chat_univi",
+        title="training of Chat-UniVi, both stages",
+        command=(
+            *("train", "--system", "chat_univi", "--seed", "0"),
+            *("--device", "{device}", "--scale", "{scale}"),
+        ),
+        outputs=("runs/chat_univi/world-seed0/stage_2/weights.safetensors",),
+        sources=(
+            "experiments/chat_univi/world_*.yaml",
+            "data/foundations/**/*.safetensors",
+            "vlmcourse/world/*.py",
+        ),
+        minutes=3.0,
+        chapters=("10",),
+        after=("world", "world_pictures", "foundations"),
+    ),
+    Step(
+        name="measure_chat_univi",
+        title="what it sees, and in which order",
+        command=(
+            *("evaluate", "--system", "chat_univi", "--device", "{device}", "--clips", CLIPS),
+            *("--runs", "runs/chat_univi/world-seed0"),
+            *("--record", "runs/course/records/chat_univi-probes.json"),
+        ),
+        outputs=("runs/course/records/chat_univi-probes.json",),
+        sources=("experiments/chat_univi/world_*.yaml", "data/foundations/**/*.safetensors"),
+        minutes=0.8,
+        chapters=("10",),
+        after=("train_chat_univi",),
     ),
 )
