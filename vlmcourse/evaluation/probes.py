@@ -51,8 +51,10 @@ __all__ = [
 ]  # fmt: skip
 
 ROWS_AT_ONCE = 16
+ROWS_APART = 48
 PAIRS_AT_ONCE = ROWS_AT_ONCE * 1024**2
-"""Rows of a batch, and pairs of its positions, at most: long films go in smaller batches."""
+"""Rows of a batch (of one question each: `ROWS_APART`), and pairs of its positions, at most: long
+films go in smaller batches."""
 
 # ---------------------------------------------------------------- what is shown
 
@@ -187,7 +189,7 @@ def exact_answers_apart(
     right = []
     flat = [row for some in rows for row in some]
     place = [(clip, n) for clip, some in enumerate(rows) for n in range(len(some))]
-    for start, end in batches([len(row) for row in flat]):
+    for start, end in batches([len(row) for row in flat], ROWS_APART):
         media = []
         for index, group in groupby(place[start:end], key=lambda one: one[0]):
             watched = model.remember(as_streams(streams[index]), clips[index])
@@ -207,13 +209,13 @@ def _together(media: Sequence[Media | None]) -> Media | None:
     return None if any(one is None for one in media) else stack_media(media)
 
 
-def batches(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+def batches(lengths: Sequence[int], most: int = ROWS_AT_ONCE) -> Iterator[tuple[int, int]]:
     """Cut rows of these lengths, in their order, into batches: first and last (not included)."""
     start, longest = 0, 0
     for index, length in enumerate(lengths):
         longest = max(longest, length)
         count = index - start + 1
-        if count > 1 and (count > ROWS_AT_ONCE or count * longest**2 > PAIRS_AT_ONCE):
+        if count > 1 and (count > most or count * longest**2 > PAIRS_AT_ONCE):
             yield start, index
             start, longest = index, length
     if lengths:
