@@ -13,11 +13,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "foundations": ("vlmcourse.foundations.cli:main", "rebuild the small frozen backbones"),
     "train": ("vlmcourse.training.cli:main", "train one stage of a system"),
     "evaluate": ("vlmcourse.evaluation.cli:main", "measure systems on their probes"),
+    "sweep": ("vlmcourse.sweep.cli:main", "run a grid of runs and judge its hypotheses"),
     "compare": ("vlmcourse.evaluation.compare:main", "measure two systems against each other"),
     "classify": (
         "vlmcourse.evaluation.classification:main",
         "exact matches on LVU, Breakfast, COIN and sets of short answers",
     ),
+    "table": ("vlmcourse.comparison:main", "render the comparison of the systems"),
     "timings": ("vlmcourse.evaluation.timings:main", "measure speeds on this machine"),
     "chat": ("vlmcourse.chat:main", "ask a system about a video file"),
     "reference": ("vlmcourse.reference.__main__:main", "compare our modules with reference cases"),

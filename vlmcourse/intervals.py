@@ -31,12 +31,12 @@ def confidence_interval(
     Returns:
         (low, high); NaN, NaN when fewer than two clips or runs tell nothing about the spread.
     """
-    from scipy import stats
-
     values = np.asarray(values, dtype=np.float64)
     if kind == "seeds":
         if len(values) < 2:
             return math.nan, math.nan
+        from scipy import stats
+
         half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
         return float(values.mean() - half), float(values.mean() + half)
     if kind != "clips":
@@ -47,6 +47,8 @@ def confidence_interval(
         return math.nan, math.nan
     if np.ptp(values) == 0:
         return wilson(float(values[0]), len(counts), level)
+    from scipy import stats
+
     draws = stats.bootstrap(
         (sums, counts.astype(np.float64)),
         lambda s, c, axis: s.sum(axis=axis) / c.sum(axis=axis),

@@ -5,6 +5,7 @@ python -m vlmcourse.records --check README.md notebooks/*.ipynb
 """
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -189,9 +190,13 @@ def metric_text(value: dict) -> str:
 
 
 def cell_text(record: dict | None, name: str) -> str:
-    """What a table shows of one record: a metric, or a field such as ``wall_s`` or ``peak_mib``."""
+    """What a table shows of one record: a metric, a field such as ``wall_s`` or ``peak_mib``, or a
+    text that stands in its settings under ``told``."""
     if record is None:
         return "—"
+    told = record["settings"].get("told", {})
+    if name in told:
+        return " ".join(str(told[name]).split()).replace("|", "\\|")
     if record["status"] == "failed":
         return "failed"
     if name in record["metrics"]:
@@ -216,7 +221,8 @@ def markdown_table(
     Args:
         records: as :func:`read_records` gives them, by id.
         rows: label -> record id, or `id#PART` for a row of metrics named `PART/COLUMN`.
-        columns: label -> metric name, or a field of the record (``wall_s``, ``peak_mib``, ...).
+        columns: label -> metric name, or a field of the record (``wall_s``, ``peak_mib``, ...); ""
+            stands for the metric `PART` itself.
         corner: heading of the first column.
         transpose: records across, metrics down.
     """
@@ -228,7 +234,7 @@ def markdown_table(
     table = [[corner, *columns]]
     for name, row in rows.items():
         record_id, _, part = row.partition("#")
-        names = [f"{part}/{column}" if part else column for column in columns.values()]
+        names = [f"{part}/{column}".strip("/") for column in columns.values()]
         table.append([label(name, row), *(cell_text(records.get(record_id), n) for n in names)])
     if transpose:
         table = [list(line) for line in zip(*table)]
@@ -250,23 +256,57 @@ def render_between_markers(text: str, name: str, table: str) -> str:
 
 
 def read_tables(folder: str | Path) -> dict[str, str]:
-    """Render every table that ``folder/tables.yaml`` describes, from the records below the folder.
+    """Render every table that ``folder/tables.yaml`` describes, from the records below the folder;
+    and, as `ID.NAME`, those that a record describes in its settings under ``tables``.
 
     A description has ``rows`` and ``columns`` and may have ``corner`` and ``transpose``; see
-    :func:`markdown_table`.
+    :func:`markdown_table`. Or it has only ``made_by``, a module of this package with
+    ``render(folder, records) -> {name: table}``.
     """
     import yaml
 
     path = Path(folder) / "tables.yaml"
     described = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     records = read_records(folder)
-    tables = {}
-    for name, description in (described or {}).items():
+    tables, made = {}, {}
+    own = {
+        f"{name}.{table}": description
+        for name, record in records.items()
+        for table, description in record["settings"].get("tables", {}).items()
+    }
+    for name, description in {**own, **(described or {})}.items():
+        if isinstance(description, dict) and set(description) == {"made_by"}:
+            module = description["made_by"]
+            if module not in made:
+                made[module] = rendered_by(module, folder, records, path)
+            if name not in made[module]:
+                raise RecordError(f"{path}: {module} renders no table {name!r}")
+            tables[name] = made[module][name]
+            continue
         try:
             tables[name] = markdown_table(records, **description)
         except TypeError as error:
             raise RecordError(f"{path}: table {name!r}: {error}") from error
     return tables
+
+
+def rendered_by(
+    module: str, folder: str | Path, records: Mapping[str, dict], path: Path
+) -> Mapping[str, str]:
+    """Tables that a module of this package makes by itself.
+
+    Raises:
+        RecordError: not a module of this package, or one that renders nothing.
+    """
+    if not re.fullmatch(r"vlmcourse(\.\w+)+", module):
+        raise RecordError(f"{path}: made_by names a module of vlmcourse, not {module!r}")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise RecordError(f"{path}: made_by: {error}") from error
+    if not hasattr(found, "render"):
+        raise RecordError(f"{path}: {module} renders no tables")
+    return found.render(folder, records)
 
 
 def render_text(text: str, tables: Mapping[str, str], path: str | Path) -> str:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from vlmcourse import cli
+from vlmcourse.evaluation.answer_bits import load_answers
 from vlmcourse.records import read_record
 
 
@@ -60,6 +61,30 @@ def test_families_can_be_chosen(command, tmp_path):
     assert set(record["settings"]["asked"]) <= {"first", "last", "before", "after", "where"}
     assert {"system/order", "system/place"} <= set(record["metrics"])
     assert record["metrics"]["system/appearance"]["n"] == 0
+
+
+def test_the_answers_give_the_means_of_the_record_again(command, tmp_path):
+    path, kept = tmp_path / "few.json", tmp_path / "few-answers.json"
+    options = ["--controls", "blind", "shuffled", "--record", str(path), "--answers", str(kept)]
+    assert cli.main([*command, *options]) == 0
+    record, answers = read_record(path), load_answers(kept)
+    assert answers.seeds == (0, 1, 2)
+    assert answers.data_checksum == record["data_checksum"]
+    assert list(answers.right) == record["settings"]["conditions"]
+    for name in ("system/all", "system/order", "blind/all", "shuffled/kind/first"):
+        condition, group = name.split("/", 1)
+        said, chosen = answers.values(group, condition)
+        assert said[:, chosen].mean() == pytest.approx(record["metrics"][name]["mean"], abs=1e-5)
+    rate = "hallucination/false_yes"
+    said, chosen = answers.values(rate)
+    assert said[:, chosen].mean() == pytest.approx(record["metrics"][f"system/{rate}"]["mean"])
+    assert str(tmp_path) not in kept.read_text()
+
+
+def test_answers_are_those_to_questions(command, tmp_path, capsys):
+    options = ["--grounding", "--answers", str(tmp_path / "a.json")]
+    assert cli.main([*command, *options]) == 2
+    assert "--answers keeps what was answered to questions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

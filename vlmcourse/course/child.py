@@ -5,28 +5,12 @@ python -m vlmcourse.course.child --chapter '{"source": "notebooks/00_start_here.
 """
 
 import json
-import os
 import sys
-import threading
-import time
 from pathlib import Path
 
 from vlmcourse import records
 from vlmcourse.course.chapter import run_chapter
-
-LOOK_S = 0.5
-
-
-def leave_with_parent() -> None:
-    """End this process when its parent is gone, even if that was killed without warning."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(LOOK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+from vlmcourse.processes import leave_with_parent
 
 
 def main(argv: list[str]) -> int:

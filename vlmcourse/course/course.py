@@ -13,8 +13,9 @@ from vlmcourse.course.progress import Progress
 from vlmcourse.course.schedule import Job, Left, Schedule, work_off
 from vlmcourse.course.state import Done, find_chapters
 from vlmcourse.course.steps import STEPS, needed
-from vlmcourse.course.task import Task, stopped_by_signals
+from vlmcourse.course.task import Task
 from vlmcourse.measure import TreePeak
+from vlmcourse.processes import stopped_by_signals
 
 Item = Preparation | Chapter
 

@@ -265,6 +265,38 @@ STEPS: tuple[Step, ...] = (
         after=("train_qwen2_vl",),
     ),
     Step(
+        name="train_ma_lmm",
+        title="training of MA-LMM, both stages",
+        command=(
+            *("train", "--system", "ma_lmm", "--seed", "0"),
+            *("--device", "{device}", "--scale", "{scale}"),
+        ),
+        outputs=("runs/ma_lmm/world-seed0/video_instruction/weights.safetensors",),
+        sources=(
+            "experiments/ma_lmm/world_*.yaml",
+            "data/foundations/**/*.safetensors",
+            "vlmcourse/world/*.py",
+        ),
+        minutes=6.0,
+        chapters=("09",),
+        after=("world", "world_pictures", "foundations"),
+    ),
+    Step(
+        name="measure_ma_lmm",
+        title="what it remembers",
+        command=(
+            *("evaluate", "--system", "ma_lmm", "--device", "{device}", "--clips", CLIPS),
+            *("--controls", "majority", "blind", "shuffled", "--permutations", "1"),
+            *("--runs", "runs/ma_lmm/world-seed0"),
+            *("--record", "runs/course/records/ma_lmm-probes.json"),
+        ),
+        outputs=("runs/course/records/ma_lmm-probes.json",),
+        sources=("experiments/ma_lmm/world_*.yaml", "data/foundations/**/*.safetensors"),
+        minutes=1.2,
+        chapters=("09",),
+        after=("train_ma_lmm",),
+    ),
+    Step(
         name="train_chat_univi",
         title="training of Chat-UniVi, both stages",
         command=(

@@ -2,11 +2,9 @@
 
 import contextlib
 import os
-import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlmcourse import notebooks
@@ -92,23 +90,3 @@ class Task:
         """What a terminal would have shown last."""
         text = notebooks.last_state(self.log.read_text(encoding="utf-8", errors="replace"))
         return next((x for x in reversed(text.splitlines()) if x.strip()), "no output")
-
-
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Take a polite end from outside (`kill`, a closed terminal) as Control-C, so that what has
-    been started is ended too."""
-
-    def stop(number, frame):
-        raise KeyboardInterrupt
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                before.setdefault(number, signal.signal(number, stop))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

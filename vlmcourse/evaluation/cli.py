@@ -61,13 +61,23 @@ class Evaluation:
         return located(self.train or located(self.sources.split).parent / "train")
 
 
-def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: bool = True) -> dict:
+def evaluate(
+    what: Evaluation,
+    record: Path,
+    command: Sequence[str],
+    progress: bool = True,
+    answers: Path | None = None,
+) -> dict:
     """Ask, score, write the record and return it.
+
+    Args:
+        answers: file for what was answered to every question, too (answer_bits.py).
 
     Raises:
         UserError: runs, splits or foundations that cannot be used; no record is written then.
     """
     from vlmcourse.evaluation import probes, scoring
+    from vlmcourse.evaluation.answer_bits import AnswerFile, question_set, save_answers
     from vlmcourse.evaluation.cost import clip_tokens
     from vlmcourse.evaluation.runs import frozen_language_model
     from vlmcourse.evaluation.shapes import (
@@ -107,7 +117,7 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
         Run(record, list(command), settings, seeds, split.data_checksum) as run,
         tqdm(total=passes, unit="pass", disable=not progress) as bar,
     ):
-        answers = probes.ask_all(
+        said = probes.ask_all(
             side.models,
             asked,
             conditions,
@@ -119,12 +129,20 @@ def evaluate(what: Evaluation, record: Path, command: Sequence[str], progress: b
         )
         seconds = probes.asked_seconds(asked, SOUNDS in subject.streams)
         run.metrics = side.cost() | scoring.score(
-            answers.right, asked.questions, asked.clip_of, answers.opposite, seconds
+            said.right, asked.questions, asked.clip_of, said.opposite, seconds
         )
-        if groups := grouped(asked.clip_of):
+        groups = grouped(asked.clip_of)
+        if answers is not None:
+            told = run.record()["settings"]
+            kept = AnswerFile(
+                question_set(asked.ids, asked.asked, groups, seconds), said.right, said.opposite,
+                tuple(seeds), split.data_checksum, told,
+            )  # fmt: skip
+            save_answers(answers, kept, what.permutations)
+        if groups:
             tokens = [count for _, count in clip_tokens(side.models[0], asked)]
             run.metrics |= group_costs(tokens, grouped(range(len(asked.ids))))
-            run.metrics |= group_metrics(answers.right, asked.questions, asked.clip_of, groups)
+            run.metrics |= group_metrics(said.right, asked.questions, asked.clip_of, groups)
         run.status, run.note = _judged(
             run.metrics, subject.evidence, len(side.runs), len(asked.ids)
         )
@@ -186,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         args.permutations, options,
     )  # fmt: skip
     measure, table = {
-        "probes": (evaluate, probe_table),
+        "probes": (partial(evaluate, answers=args.answers), probe_table),
         "grounding": (ground, grounding_table),
         "grid": (partial(evaluate_grid, grid=grid), grid_table),
         "events": (find_events, events_table),
@@ -201,6 +219,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _refuse_beside_grid(args: argparse.Namespace, options: Collection, axes: Collection) -> None:
     """Refuse what a grid, or events, do not go together with."""
+    if args.answers and (args.grid or args.grounding or args.events):
+        raise UserError("--answers keeps what was answered to questions: no grid, spans or events")
     if args.events and (args.grid or args.grounding or args.controls or args.given):
         raise UserError("--events compares events with scenes: no grid, controls, spans or streams")
     if args.grid and (args.grounding or args.controls):
@@ -285,5 +305,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=1, help="torch threads (default: 1, as runs are small)")
     add("--record", type=Path, help="default: runs/evaluation/SYSTEM-probes.json, ...")
+    add(
+        "--answers",
+        type=Path,
+        metavar="FILE",
+        help="keep in this JSON file, too, which questions were answered exactly, for statistics "
+        "without the data (a bit an answer)",
+    )
     add("--kinds", action="store_true", help="print the table of kinds of questions too")
     return parser

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from vlmcourse.errors import UserError
+from vlmcourse.evaluation import connector_compute
 from vlmcourse.intervals import metric
 from vlmcourse.measure import cores
 from vlmcourse.records import Run, metric_text
@@ -282,10 +283,9 @@ def main(argv: list[str] | None = None) -> int:
 
     quiet_libraries()
     torch.set_num_threads(args.threads)
-    if args.what == "stream":
-        return _stream(args, argv)
-    if args.what != "world":
-        return _beside_others(args, argv)
+    others = {"world": None, "stream": _stream, "connectors": connector_compute.command}
+    if other := others.get(args.what, _beside_others):
+        return other(args, argv)
     sizes = Sizes(8, 2, 3, 3, 3) if args.quick else Sizes()
     device = chosen_device(args.device)
     found = load_trained_system(args.system, args.weights, device)
@@ -379,11 +379,11 @@ def _parser() -> argparse.ArgumentParser:
         "learnt, answers given with and without cached features. With --what stream: memory and "
         "time a frame of MA-LMM in a film without end; qwen2_vl: our vision tower and generation "
         "beside transformers' own, on the same random weights; memory_bank, event_merging: beside "
-        "plain loops. Nothing else should run.",
+        "plain loops. Nothing else should run. connectors: count the study's arithmetic instead.",
         epilog="example: vlmcourse timings --record experiments/timings/records/timings.json",
     )
     add = parser.add_argument
-    what = ("world", "stream", "qwen2_vl", *LOOPS)
+    what = ("world", "stream", "qwen2_vl", "connectors", *LOOPS)
     add("--what", choices=what, default="world", help="default: %(default)s")
     add("--size", default="tiny", help="qwen2_vl: tiny, small, 2B; beside loops: tiny, paper")
     add("--repeats", type=int, help="of each part; default: 15 of qwen2_vl, 5 beside loops")

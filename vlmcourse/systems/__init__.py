@@ -127,6 +127,15 @@ def _chat_univi(
     return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
 
 
+def _connectors(
+    preset: str, device: str, foundations: Path | None, **options: Any
+) -> "VideoLanguageModel":
+    from vlmcourse.systems import connectors as system
+
+    system.refuse_paper(preset)
+    return system.build_world(device, foundations, with_options(system.WORLD_CONFIG, options))
+
+
 CONSTRUCTORS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "video_chatgpt": _video_chatgpt,
     "video_llama": _video_llama,
@@ -136,7 +145,9 @@ CONSTRUCTORS: dict[str, Callable[..., "VideoLanguageModel"]] = {
     "qwen2_vl": _qwen2_vl,
     "chat_univi": _chat_univi,
     "ma_lmm": _ma_lmm,
+    "connectors": _connectors,
 }
+"""The papers' systems, and the study of their connectors."""
 
 
 def build(

@@ -27,6 +27,7 @@ from vlmcourse.backbones.instructions import WorldInstructions, begin_from_image
 from vlmcourse.backbones.language_model import LlamaSizes, build_llama
 from vlmcourse.parts.memory_qformer import read_apart, read_frames
 from vlmcourse.parts.qformer import QFormer
+from vlmcourse.parts.waves import waves
 from vlmcourse.systems.base import VideoLanguageModel
 from vlmcourse.systems.batch import Media
 from vlmcourse.systems.ma_lmm_config import PAPER_SETTINGS, WORLD_CONFIG, MaLmmConfig
@@ -66,7 +67,8 @@ class MaLmm(VideoLanguageModel):
         self.frame_positions = nn.Embedding(config.max_frames, config.vision_width)
         if not self.frame_positions.weight.is_meta:
             zero = config.position_start == "zeros"
-            start = 0.0 if zero else waves(config.max_frames, config.vision_width)
+            count = config.max_frames
+            start = 0.0 if zero else waves(torch.arange(count), count, config.vision_width)
             self.frame_positions.weight.data.copy_(torch.as_tensor(start))
         self.qformer = QFormer(config.qformer())
         self.projector = nn.Linear(config.qformer_width, width)
@@ -199,14 +201,6 @@ class MaLmm(VideoLanguageModel):
     @staticmethod
     def stages(preset: str) -> tuple[Stage, ...]:
         return {"paper": PAPER_STAGES, "world": WORLD_STAGES}[preset]
-
-
-def waves(count: int, width: int) -> Tensor:
-    """Sines and cosines of numbers 0 to `count - 1`, from one radian a step down to one radian
-    altogether: `[count, width]`."""
-    rates = count ** -torch.linspace(0, 1, -(-width // 2))
-    angles = torch.arange(count)[:, None] * rates  # [count, width / 2]
-    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
 
 
 def build_paper(
