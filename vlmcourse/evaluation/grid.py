@@ -27,7 +27,7 @@ from vlmcourse.world.language import FAMILIES
 
 if TYPE_CHECKING:
     from vlmcourse.evaluation.asked import Probes
-    from vlmcourse.evaluation.cli import Evaluation
+    from vlmcourse.evaluation.evaluation import Evaluation
     from vlmcourse.evaluation.loading import Loaded
 
 CELLS = ".cells"
@@ -81,7 +81,7 @@ def evaluate_grid(
         UserError: as `cli.evaluate`; options that no cell of the grid can have.
     """
     from vlmcourse.evaluation.asked import constant_answers
-    from vlmcourse.evaluation.cli import INTERVALS
+    from vlmcourse.evaluation.evaluation import INTERVALS
     from vlmcourse.evaluation.loading import load
     from vlmcourse.evaluation.options import refuse_other_weights
     from vlmcourse.training.sources import located

@@ -11,7 +11,6 @@ from vlmcourse.conversation import TokenRow
 from vlmcourse.errors import UserError
 from vlmcourse.evaluation import grounding, probes
 from vlmcourse.evaluation.asked import Probes
-from vlmcourse.evaluation.cli import INTERVALS, Evaluation
 from vlmcourse.evaluation.conditions import (
     CONSTANT,
     FROZEN,
@@ -20,6 +19,7 @@ from vlmcourse.evaluation.conditions import (
     WITHOUT_MEDIA,
     chosen_conditions,
 )
+from vlmcourse.evaluation.evaluation import INTERVALS, Evaluation
 from vlmcourse.evaluation.loading import Loaded, load
 from vlmcourse.evaluation.rows import prompts_without_media
 from vlmcourse.evaluation.runs import frozen_language_model, only_a_look

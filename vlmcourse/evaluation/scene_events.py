@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlmcourse.errors import UserError
-from vlmcourse.evaluation.cli import Evaluation
+from vlmcourse.evaluation.evaluation import Evaluation
 from vlmcourse.intervals import metric
 from vlmcourse.parts.cluster_rules import seeded_noise
 from vlmcourse.parts.events import events

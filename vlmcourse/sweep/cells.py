@@ -157,7 +157,7 @@ def training_metrics(stages: Sequence) -> dict[str, dict]:
 
 def ask(work: Work, cell: Cell, measure: Measure, trained: Trained, command: list[str]) -> dict:
     """Ask as `vlmcourse evaluate` does; returns the record, a draft for the sweep."""
-    from vlmcourse.evaluation.cli import Evaluation, evaluate
+    from vlmcourse.evaluation.evaluation import Evaluation, evaluate
     from vlmcourse.evaluation.loading import Sources
 
     clips = work.places.size.clips or measure.clips
