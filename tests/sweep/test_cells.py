@@ -15,7 +15,7 @@ from vlmcourse.sweep.plan import read_plan
 @pytest.fixture
 def asked(monkeypatch):
     """What evaluation was called with; it answers at once."""
-    from vlmcourse.evaluation import cli
+    from vlmcourse.evaluation import evaluation as module
 
     calls = []
 
@@ -25,7 +25,7 @@ def asked(monkeypatch):
         with Run(record, command, {"system": what.system}, [7], "abc") as run:
             run.metrics["system/all"] = metric([0.5], "share")
 
-    monkeypatch.setattr(cli, "evaluate", evaluate)
+    monkeypatch.setattr(module, "evaluate", evaluate)
     return calls
 
 

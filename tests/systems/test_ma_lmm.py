@@ -9,8 +9,9 @@ from vlmcourse.backbones.foundations import load_image_text_qformer, load_vision
 from vlmcourse.backbones.language_model import LlamaSizes, build_llama
 from vlmcourse.errors import UserError
 from vlmcourse.parts.memory_qformer import step
+from vlmcourse.parts.waves import waves
 from vlmcourse.systems.batch import stack_media
-from vlmcourse.systems.ma_lmm import MaLmm, waves
+from vlmcourse.systems.ma_lmm import MaLmm
 from vlmcourse.systems.ma_lmm_config import MaLmmConfig
 from vlmcourse.systems.processor import Clip
 from vlmcourse.systems.stages import set_trainable
@@ -65,8 +66,8 @@ def test_positions_begin_as_zeros_or_as_waves():
     llama = build_llama(LlamaSizes(168, 32, 48, 1, 4))
     assert not MaLmm(MaLmmConfig(**SMALL), llama, None, None).frame_positions.weight.any()
     model = systems.build("ma_lmm", "world", position_start="waves", max_frames=512)
-    assert model.frame_positions.weight.equal(waves(512, 96))
-    table = waves(50, 15)
+    assert model.frame_positions.weight.equal(waves(torch.arange(512), 512, 96))
+    table = waves(torch.arange(50), 50, 15)
     assert table.shape == (50, 15)
     torch.testing.assert_close(table[:, 0], torch.arange(50.0).sin())  # a radian a frame
     torch.testing.assert_close(table[:, 7], (torch.arange(50.0) / 50).sin())
