@@ -259,3 +259,19 @@ def test_a_difference_that_a_record_holds_is_told_as_it_stands(comparison, recor
     held = records["video_llama-compare-frame_positions"]["metrics"]["difference/order"]
     assert [one.measured[0].value, one.measured[0].low] == [held["mean"], held["low"]]
     assert one.measured[0].kind == "paired"
+
+
+def test_a_difference_of_pairs_is_found_the_other_way_round():
+    kept = {"difference/a/b/all": share(0.10, 0.02, 0.20), "mean/a/all": share(0.5, 0.4, 0.6)}
+    found = measure(asked("less", "difference/b/a/all"), {"x": record("x", **kept)})
+    assert (found.value, found.low, found.high) == (-0.10, -0.20, -0.02)
+    assert (found.kind, found.verdict) == ("paired", SUPPORTED)
+    for metric in ("difference/a/c/all", "difference/b/a/order", "mean/b/all", "nothing"):
+        with pytest.raises(FactError, match="has no metric"):
+            measure(asked("less", metric), {"x": record("x", **kept)})
+
+
+def test_runs_of_pairs_are_those_of_the_side_that_has_fewer():
+    pairs = record("x", seeds=(), **{"difference/a/b/all": share(0.10, 0.02, 0.20)})
+    pairs["settings"]["contenders"] = {"a": {"runs": ["0", "1", "2"]}, "b": {"runs": ["0", "1"]}}
+    assert measure(asked(a="difference/a/b/all"), {"x": pairs}).runs == 2

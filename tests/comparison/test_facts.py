@@ -79,6 +79,8 @@ COMMITTED = facts.Path(__file__).resolve().parents[2] / "experiments" / "compari
         (lambda s, _: s["reported"].update(iq=s["reported"]["tgif"]), "unknown benchmarks iq"),
         (lambda s, _: s["world"].update(colour=1), "colour"),
         (lambda _, r: r["benchmarks"]["coin"].pop("unit"), "unit"),
+        (lambda s, _: s["abilities"].update(smell=["arXiv 2311.08046, abstract"]), "smell"),
+        (lambda s, _: s["abilities"].update(sound=[]), "sound: no source"),
     ],
 )
 def test_what_is_not_whole_is_refused_by_name(tmp_path, comparison, change, complaint):
@@ -104,3 +106,12 @@ def test_a_damaged_file_is_named(tmp_path, text, why):
         (tmp_path / "systems.yaml").write_text(text)
     with pytest.raises(FactError, match=why):
         read_facts(tmp_path)
+
+
+def test_abilities_are_claimed_with_sources(comparison):
+    claimed = {row.system.key: row.system.abilities for row in comparison.rows}
+    assert set(claimed["video_llama"]) == {"sound"}
+    assert set(claimed["minigpt4_video"]) == {"speech"}
+    for abilities in claimed.values():
+        assert abilities.keys() <= comparison.facts.abilities.keys()
+        assert all(source_link(one) for sources in abilities.values() for one in sources)

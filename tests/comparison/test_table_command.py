@@ -1,12 +1,15 @@
 """`vlmcourse table`, its Markdown, its data, and its way into README files."""
 
+import functools
 import json
 
 import pytest
 import yaml
 
 from vlmcourse import cli, comparison, records
-from vlmcourse.comparison import frames, markdown
+from vlmcourse.comparison import frames, markdown, pairs
+from vlmcourse.comparison.choice import JOBS
+from vlmcourse.comparison.pairs import Paired
 from vlmcourse.records import RecordError
 
 
@@ -70,8 +73,10 @@ def test_numbers_are_told_with_sign_unit_and_kind(comparison):
     }
     paired = texts["video-llama-temporal", "order: positions less none"]
     assert paired.startswith("+39.0 points (33.1 to 44.3)")
-    assert texts["ma-lmm-beats-video-llama", "order: the same"].endswith(" ‡")
-    assert texts["ma-lmm-beats-video-llama", "order: the same"].startswith("−")
+    between = texts["ma-lmm-beats-video-llama", "order: the same"]
+    assert between.startswith("−")
+    assert not between.endswith("‡"), "systems answered the same questions"
+    assert texts["ma-lmm-query-bank", "all: both banks less no query bank"].endswith(" ‡")
     assert texts["qwen2-many-tokens", "tokens of ten minutes"] == "46,080"
 
 
@@ -116,3 +121,41 @@ def test_what_cannot_be_made_is_named(tmp_path, monkeypatch, made_by, complaint)
     (tmp_path / "tables.yaml").write_text(yaml.safe_dump({"mine": {"made_by": made_by}}))
     with pytest.raises(RecordError, match=complaint):
         records.read_tables(tmp_path)
+
+
+# ---- pairs of systems
+
+
+def test_pairs_are_measured_from_the_kept_answers(at_root, tmp_path, monkeypatch, comparison):
+    """The committed answers, few draws: the record says what the committed one says."""
+    quick = functools.partial(pairs.measure, draws=300)
+    monkeypatch.setattr(pairs, "measure", quick)
+    path = tmp_path / "pairs.json"
+    assert cli.main(["table", "--measure", "pairs", "--record", str(path)]) == 0
+    made, kept = records.read_record(path), comparison.rows[0].records["comparison-pairs"]
+    assert made["settings"] == kept["settings"]
+    assert made["seeds"] == [0, 1, 2]
+    assert made["data_checksum"] == kept["data_checksum"]
+    assert made["metrics"].keys() == kept["metrics"].keys()
+    for name, one in kept["metrics"].items():
+        assert made["metrics"][name]["mean"] == one["mean"], name
+
+
+def test_pairs_agree_with_the_records_of_the_systems(comparison):
+    paired = Paired.of(comparison.rows[0].records["comparison-pairs"])
+    for row in comparison.rows:
+        for group in ("all", "order", "detail"):
+            assert paired.mean(row.system.key, group)["mean"] == row.score(group)["mean"]
+
+
+def test_every_job_has_a_line(comparison):
+    lines = markdown.TABLES["comparison_jobs"](comparison).splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == list(JOBS)
+    assert all(line.count("**") == 2 for line in lines[2:])
+
+
+def test_every_claim_names_its_records(comparison):
+    lines = markdown.claims_table(comparison).splitlines()[2:]
+    for line, one in zip(lines, comparison.judged, strict=True):
+        for number in one.measured:
+            assert all(f"`{record}`" in line for record in number.records)

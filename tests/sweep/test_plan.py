@@ -1,8 +1,12 @@
 """Sweep files: what they are read to, and what is refused, by file, key and reason."""
 
+from pathlib import Path
+
 import pytest
 
 from vlmcourse.sweep.plan import PlanError, read_plan
+
+ABLATIONS = Path(__file__).parents[2] / "experiments" / "ablations"
 
 
 def test_every_combination_is_a_cell_with_its_own_values(sweep_file):
@@ -81,6 +85,26 @@ def test_measures_are_filled_in_and_finished_runs_can_be_asked(sweep_file):
     assert cell.measures[0].split == "data/world/test"
     assert cell.measures[1].split == "data/world_4/test"
     assert cell.measures[1].families == ("order",)
+
+
+def test_in_a_list_a_list_stands_for_its_items(sweep_file):
+    axes = {
+        "frames": {2: {"few": ["blind"], "rates": [1, 2]}, 4: {"few": [], "rates": [3]}},
+    }
+    measure = [{"name": "m", "controls": ["majority", "{frames.few}"], "set": {"n": "{frames}"}}]
+    plan = read_plan(sweep_file(axes=axes, measure=measure, hypotheses=None))
+    controls = [cell.measures[0].controls for cell in plan.cells[:2]]
+    assert controls == [("majority", "blind"), ("majority",)]
+    measure[0]["set"] = {"rates": "{frames.rates}", "nested": [["{frames.rates}"], 7]}
+    plan = read_plan(sweep_file(axes=axes, measure=measure, hypotheses=None))
+    told = [dict(cell.measures[0].set) for cell in plan.cells[:2]]
+    assert told == [
+        {"rates": [1, 2], "nested": [[1, 2], 7]},
+        {"rates": [3], "nested": [[3], 7]},
+    ]
+    measure[0]["controls"] = ["blind", "{frames.few}"]
+    with pytest.raises(PlanError, match="a word stands there twice"):
+        read_plan(sweep_file(axes=axes, measure=measure, hypotheses=None))
 
 
 def claim(**changes) -> list[dict]:
@@ -226,3 +250,13 @@ def test_a_missing_or_broken_file_is_one_line(tmp_path):
     path.write_text("axes: [")
     with pytest.raises(PlanError, match=r"broken\.yaml: not YAML"):
         read_plan(path)
+
+
+@pytest.mark.parametrize("path", sorted(ABLATIONS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_committed_sweeps_can_be_read_and_name_their_sources(path):
+    plan = read_plan(path)
+    assert len(plan.seeds) >= 3
+    assert plan.hypotheses
+    for one in plan.hypotheses:
+        assert "arXiv" in one.source, one.name
+        assert one.claim.endswith("."), one.name

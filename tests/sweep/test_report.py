@@ -8,15 +8,15 @@ from made_up_sweep import MadeUpCells, MadeUpPlan, hypothesis, made_up_questions
 from PIL import Image
 
 from vlmcourse.errors import UserError
-from vlmcourse.record_form import validate
-from vlmcourse.records import read_record, read_tables
-from vlmcourse.sweep.cli import write_up
+from vlmcourse.record_form import settings_hash, validate
+from vlmcourse.records import read_record, read_tables, write_record
+from vlmcourse.sweep.cli import write_look, write_up
 from vlmcourse.sweep.picture import numeric_axis, sweep_panels, told_groups
-from vlmcourse.sweep.places import Places
+from vlmcourse.sweep.places import Places, key_of
 from vlmcourse.sweep.plan import Measure, Setting, read_plan
 from vlmcourse.sweep.report import sweep_tables, write_report
 
-AXES = {"connector": ["pooling", "qformer"], "tokens": [8, 32, 128]}
+AXES = {"connector": ["pooling", "qformer"], "tokens": [8, 32, 128]}  # two names: no pairs
 SETTINGS = [
     Setting(f"connector_{name}-tokens_{tokens}", {"connector": name, "tokens": tokens})
     for name in AXES["connector"]
@@ -85,7 +85,9 @@ def test_failed_and_missing_runs_are_never_dropped(report):
     for name in (failed, missing):
         assert (metrics[f"{name}/runs"]["n"], metrics[f"{name}/runs"]["mean"]) == (3, 2)
     assert metrics[f"{failed}/all"]["n"] == 2 * 179
-    assert "Runs that failed: 1 of 18. Runs that are missing: 1 of 18." in record["note"]
+    assert record["note"].startswith("Not finished: 1 of 18 runs are missing. ")
+    assert "Runs that failed: 1 of 18." in record["note"]
+    assert record["settings"]["title"].endswith("(not finished: 1 runs are missing)")
     table = sweep_tables(record)
     assert "| connector_qformer-tokens_128, seed 2 | ValueError: no \\| loss |" in table
     assert "| qformer, tokens 128 | 2 of 3 |" in table
@@ -93,7 +95,7 @@ def test_failed_and_missing_runs_are_never_dropped(report):
 
 def test_the_verdicts_stand_in_note_and_table(report):
     record, folder = report
-    assert record["note"].startswith("Supported: ")
+    assert " Supported: " in record["note"]
     assert "Not decided: more, lost." in record["note"]
     assert "Corrected over all 3 hypotheses (Holm)." in record["note"]
     lines = sweep_tables(record).splitlines()
@@ -185,6 +187,37 @@ def test_the_command_reports_what_its_cells_left(tmp_path, capsys):
     assert "| more: more is more |" in capsys.readouterr().out
     assert places.figure.stat().st_size > 1000
     assert places.table.exists()
+
+
+def test_a_look_at_a_sweep_that_is_not_over_is_kept_apart(tmp_path, capsys):
+    """Of four cells one is missing and one was made with other settings."""
+    (tmp_path / "data" / "test").mkdir(parents=True)
+    (tmp_path / "data" / "test" / "manifest.json").write_text('{"data_checksum": "checksum"}')
+    path = tmp_path / "frames.yaml"
+    path.write_text(SWEEP.replace("data/world", str(tmp_path / "data")))
+    places = Places(read_plan(path), work=tmp_path / "work")
+    made = MadeUpCells(tmp_path, made_up_questions(30), weights="run-{seed}")
+    for cell in places.plan.cells[:3]:
+        paths = (places.record(cell, cell.measures[0]), places.answers(cell, cell.measures[0]))
+        made.paths = lambda setting, seed, paths=paths: paths
+        made.finish(cell.setting.name, cell.seed, 0.5)
+        record, seed_0 = read_record(paths[0]), cell.seed == 0
+        key = key_of(cell, cell.measures[0], places.size) if seed_0 else "of another plan"
+        record["settings"]["sweep"] = {"key": key, "hypotheses": "another"}
+        write_record(paths[0], record | {"settings_hash": settings_hash(record["settings"])})
+    before = {*tmp_path.rglob("*")} - {*(tmp_path / "work").rglob("*")}
+    write_look(places, ["vlmcourse", "sweep", str(path), "--report"])
+    assert {*tmp_path.rglob("*")} - {*(tmp_path / "work").rglob("*")} == before | {
+        tmp_path / "work"
+    }
+    record = read_record(places.look / "frames.json")
+    assert record["note"].startswith("Not finished: 2 of 4 runs are missing. Not decided: more.")
+    assert "CHANGED after 2 of these runs" in record["note"]
+    assert record["metrics"]["frames_1/all"]["mean"] > 0
+    said = capsys.readouterr().out
+    assert "| frames 1 | 1 of 2 |" in said
+    assert "Not finished" in (places.look / "frames.md").read_text()
+    assert (places.look / "frames.png").exists()
 
 
 def test_a_sweep_of_which_all_failed_still_leaves_a_record(tmp_path):

@@ -114,11 +114,13 @@ def test_only_and_seeds_choose_and_an_incomplete_sweep_has_no_report(sweep_file,
     code, said = sweep(path, "--only", "frames=4", "--seeds", "1")
     assert code == 1
     assert set(records()) == {"frames_4-seed1"}
-    assert "no report yet: 3 of 4 cells are still to be run" in said
+    assert "no report yet: 3 of 4 cells are still to be run; to look at the others: " in said
+    assert f"vlmcourse sweep {path} --out=" in said
     assert "the report" not in said
     code, said = sweep(path, "--report")
     assert code == 1
-    assert "no report yet" in said
+    assert "no report yet: 3 of 4 cells are still to be run; this is a look" in said
+    assert said.endswith("what there is\n")
     assert "--only frames=3: the values are 2, 4" in sweep(path, "--only", "frames=3")[1]
     assert "--seeds: 7 is none of 0, 1" in sweep(path, "--seeds", "7")[1]
 

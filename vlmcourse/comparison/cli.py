@@ -3,13 +3,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from vlmcourse.comparison.table import FOLDER, SIZES, SPEEDS, load
+from vlmcourse.comparison.table import FOLDER, PAIRS, SIZES, SPEEDS, load
 from vlmcourse.errors import UserError
+
+Report = Callable[[str], None]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,43 +38,65 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(args: argparse.Namespace, command: Sequence[str]) -> int:
-    """Count sizes or measure speeds, and write the record."""
+    """Count sizes, measure speeds or pair answers, and write the record."""
     import torch
 
-    from vlmcourse.comparison import sizes, speeds
     from vlmcourse.comparison.facts import read_facts
-    from vlmcourse.records import Run
     from vlmcourse.trained import quiet_libraries
 
     quiet_libraries()
     torch.set_num_threads(1)
     systems = list(read_facts(args.experiments / FOLDER).systems.values())
-    name = {"sizes": SIZES, "speeds": SPEEDS}[args.measure]
+    name, measure = {
+        "sizes": (SIZES, _sizes),
+        "speeds": (SPEEDS, _speeds),
+        "pairs": (PAIRS, _pairs),
+    }[args.measure]
     path = args.record or args.experiments / FOLDER / "records" / f"{name}.json"
     with tqdm(bar_format="{desc} [{elapsed}]", file=sys.stderr) as bar:
-        if args.measure == "sizes":
-            settings = {
-                "films_s": list(sizes.FILMS_S), "width": sizes.WIDTH, "height": sizes.HEIGHT,
-                "fps": sizes.FPS,
-                "sizes": {s.key: [one.name for one in s.sizes] for s in systems},
-            }  # fmt: skip
-            with Run(path, list(command), settings) as run:
-                run.metrics = sizes.measure(systems, bar.set_description)
-                run.note = "Counted on the meta device and on grey films; nothing was trained."
-        else:
-            if not args.split.is_dir():
-                raise UserError(f"{args.split}: no such folder; `vlmcourse world` makes the clips")
-            settings = {
-                "split": str(args.split), "clips": args.clips, "questions": speeds.QUESTIONS
-            }  # fmt: skip
-            with Run(path, list(command), settings) as run:
-                run.metrics, run.data_checksum, told = speeds.measure(
-                    systems, args.split, args.clips, report=bar.set_description
-                )
-                run.settings["weights"] = told
-                run.note = "Processor time on one thread, shipped weights, systems in turns."
+        measure(args, systems, path, list(command), bar.set_description)
     tqdm.write(f"record: {path}")
     return 0
+
+
+def _sizes(args, systems: list, path: Path, command: list[str], report: Report) -> None:
+    from vlmcourse.comparison import sizes
+    from vlmcourse.records import Run
+
+    settings = {
+        "films_s": list(sizes.FILMS_S), "width": sizes.WIDTH, "height": sizes.HEIGHT,
+        "fps": sizes.FPS,
+        "sizes": {s.key: [one.name for one in s.sizes] for s in systems},
+    }  # fmt: skip
+    with Run(path, command, settings) as run:
+        run.metrics = sizes.measure(systems, report)
+        run.note = "Counted on the meta device and on grey films; nothing was trained."
+
+
+def _speeds(args, systems: list, path: Path, command: list[str], report: Report) -> None:
+    from vlmcourse.comparison import speeds
+    from vlmcourse.records import Run
+
+    if not args.split.is_dir():
+        raise UserError(f"{args.split}: no such folder; `vlmcourse world` makes the clips")
+    settings = {"split": str(args.split), "clips": args.clips, "questions": speeds.QUESTIONS}
+    with Run(path, command, settings) as run:
+        run.metrics, run.data_checksum, told = speeds.measure(
+            systems, args.split, args.clips, report=report
+        )
+        run.settings["weights"] = told
+        run.note = "Processor time on one thread, shipped weights, systems in turns."
+
+
+def _pairs(args, systems: list, path: Path, command: list[str], report: Report) -> None:
+    from vlmcourse.comparison import pairs
+    from vlmcourse.records import Run
+
+    found = pairs.read_contenders(args.experiments / FOLDER / pairs.ANSWERS, systems)
+    seeds = sorted({seed for one in found for seed in one.answers.seeds})
+    checksum = found[0].answers.data_checksum
+    with Run(path, command, pairs.settings_of(found), seeds, checksum) as run:
+        run.metrics, run.note = pairs.measure(found, report)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,9 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write everything as JSON")
     add(
         "--measure",
-        choices=("sizes", "speeds"),
-        help="write the record of parameters and tokens at the published sizes (a minute), or of "
-        "answers a second in the small world (half a minute)",
+        choices=("sizes", "speeds", "pairs"),
+        help="write the record of parameters and tokens at the published sizes (a minute), of "
+        "answers a second in the small world (half a minute), or of the differences between all "
+        "pairs of systems (half a minute; reads comparison/answers)",
     )
     add("--record", type=Path, help="where the record of --measure goes")
     add("--split", type=Path, default=Path("data/world/test"), help="clips for --measure speeds")

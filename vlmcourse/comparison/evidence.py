@@ -21,7 +21,7 @@ from vlmcourse.comparison.facts import FactError
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED)
-COUNTED = "counted"
+COUNTED, DIFFERENCE = "counted", "difference"
 LEVEL = 0.95
 
 
@@ -143,6 +143,12 @@ def unpaired(a: Mapping, b: Mapping) -> tuple[float, float | None, float | None]
     return value, low, high
 
 
+def opposite(metric: Mapping) -> dict:
+    """A difference the other way round."""
+    low, high = (None if x is None else -x for x in (metric["high"], metric["low"]))
+    return {**metric, "mean": -metric["mean"], "low": low, "high": high}
+
+
 def verdict_of(evidence: Evidence, value: float, low: float | None, high: float | None) -> str:
     """On which side of what was expected an interval lies; a count is its own interval."""
     low, high = (value, value) if low is None else (low, high)
@@ -183,17 +189,29 @@ def _metric(place: Place, records: Mapping[str, dict]) -> dict:
         raise FactError(f"no record {place.record!r}")
     if record["status"] == "failed":
         raise FactError(f"record {place.record!r} is of a failed run")
-    if (found := record["metrics"].get(place.metric)) is None:
+    found = record["metrics"].get(place.metric) or _turned(place.metric, record)
+    if found is None:
         raise FactError(f"record {place.record!r} has no metric {place.metric!r}")
     if found["mean"] is None:
         raise FactError(f"record {place.record!r}: metric {place.metric!r} was not measured (n 0)")
     return found
 
 
+def _turned(metric: str, record: Mapping) -> dict | None:
+    """A difference that a record of pairs holds the other way round."""
+    kind, _, rest = metric.partition("/")
+    a, _, rest = rest.partition("/")
+    b, _, group = rest.partition("/")
+    other = record["metrics"].get(f"{kind}/{b}/{a}/{group}")
+    if kind != DIFFERENCE or not group or other is None:
+        return None
+    return opposite(other)
+
+
 def _is_difference(metric: str) -> bool:
     """Whether a metric is itself a difference on the same clips (evaluation/scoring.py)."""
     parts = metric.split("/")
-    return any(p.startswith("gain_over_") or p in ("difference", "retention") for p in parts)
+    return any(p.startswith("gain_over_") or p in (DIFFERENCE, "retention") for p in parts)
 
 
 def _runs(record: Mapping) -> int | None:
@@ -201,6 +219,7 @@ def _runs(record: Mapping) -> int | None:
     was trained."""
     settings = record["settings"]
     told = [settings, *(settings[side] for side in "ab" if isinstance(settings.get(side), Mapping))]
+    told += settings.get("contenders", {}).values()
     counts = [len(one["runs"]) for one in told if isinstance(one.get("runs"), list)]
     return min(counts) if counts else None
 

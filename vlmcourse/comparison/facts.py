@@ -41,6 +41,14 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class Ability:
+    """Something that some systems claim and every system is asked for: its name and what it is."""
+
+    name: str
+    about: str
+
+
+@dataclass(frozen=True)
 class Reported:
     """A number that a paper or repository reports.
 
@@ -107,6 +115,7 @@ class System:
         sizes: published sizes, the main one first.
         world: ours.
         reported: numbers of papers by key of a benchmark.
+        abilities: those that its paper or repository claims, with the sources of the claim.
     """
 
     key: str
@@ -118,14 +127,16 @@ class System:
     sizes: tuple[Size, ...]
     world: World
     reported: Mapping[str, Reported]
+    abilities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything of the file: benchmarks and systems by key, in its order."""
+    """Everything of the file: benchmarks, abilities and systems by key, in its order."""
 
     benchmarks: Mapping[str, Benchmark]
     systems: Mapping[str, System]
+    abilities: Mapping[str, Ability] = field(default_factory=dict)
 
 
 def source_link(source: str) -> str:
@@ -173,18 +184,24 @@ def read_facts(folder: str | Path) -> Facts:
     read = read_yaml(path)
     try:
         benchmarks = {key: Benchmark(**one) for key, one in read["benchmarks"].items()}
+        abilities = {key: Ability(**one) for key, one in read.get("abilities", {}).items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise FactError(f"{path}: benchmarks: {error}") from error
+        raise FactError(f"{path}: benchmarks or abilities: {error}") from error
     systems = {}
     for key, one in read.get("systems", {}).items():
         try:
-            systems[key] = _system(key, one, benchmarks)
+            systems[key] = _system(key, one, benchmarks, abilities)
         except (KeyError, TypeError, AttributeError, FactError) as error:
             raise FactError(f"{path}: system {key!r}: {error}") from error
-    return Facts(benchmarks, systems)
+    return Facts(benchmarks, systems, abilities)
 
 
-def _system(key: str, told: Mapping, benchmarks: Mapping[str, Benchmark]) -> System:
+def _system(
+    key: str,
+    told: Mapping,
+    benchmarks: Mapping[str, Benchmark],
+    abilities: Mapping[str, Ability],
+) -> System:
     facts = {}
     for name in FACTS:
         facts[name] = Fact(told["facts"][name]["text"], tuple(told["facts"][name]["source"]))
@@ -194,11 +211,18 @@ def _system(key: str, told: Mapping, benchmarks: Mapping[str, Benchmark]) -> Sys
     reported = {name: _reported(name, one) for name, one in told["reported"].items()}
     if unknown := reported.keys() - benchmarks.keys():
         raise FactError(f"unknown benchmarks {', '.join(sorted(unknown))}")
+    claimed = {name: tuple(sources) for name, sources in told.get("abilities", {}).items()}
+    if unknown := claimed.keys() - abilities.keys():
+        raise FactError(f"unknown abilities {', '.join(sorted(unknown))}")
+    for name, sources in claimed.items():
+        _refuse_unsourced(name, sources)
     sizes = tuple(Size(**(one | {"stages": tuple(one.get("stages", ()))})) for one in told["sizes"])
     lists = {name: tuple(told["world"][name]) for name in ("train", "parts")}
     world = World(**(told["world"] | lists))
     named = {name: told[name] for name in ("name", "paper", "code", "left_out")}
-    return System(key, facts=facts, sizes=sizes, world=world, reported=reported, **named)
+    return System(
+        key, facts=facts, sizes=sizes, world=world, reported=reported, abilities=claimed, **named
+    )
 
 
 def _reported(name: str, told: Mapping) -> Reported:

@@ -1,9 +1,11 @@
 """The comparison as Markdown tables, for README files and notebooks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from vlmcourse.comparison.choice import jobs_table
 from vlmcourse.comparison.claims import HERE
+from vlmcourse.comparison.coverage import abilities_table, lengths_table
 from vlmcourse.comparison.evidence import CONTRADICTED, COUNTED, UNDECIDED, Judged, Measured
 from vlmcourse.comparison.facts import FactError, source_link
 from vlmcourse.comparison.table import Cell, Column, Comparison
@@ -14,6 +16,7 @@ GROUPS = {
     "parameters": "paper size: ",
     "world": "small world: ",
     "cost": "small world: ",
+    "claims": "small world: ",
 }
 """What stands in front of the names of some columns, by group."""
 MARKS = {"strength": "+", "weakness": "−"}
@@ -24,6 +27,16 @@ def main_table(comparison: Comparison) -> str:
     """Properties down, systems across; what papers report stands in `reported_table`."""
     columns = [one for one in comparison.columns if one.group != "reported"]
     return _transposed(comparison, columns, "seven systems", GROUPS)
+
+
+def group_table(*groups: str, corner: str) -> Callable[[Comparison], str]:
+    """What renders the properties of some groups alone."""
+
+    def table(comparison: Comparison) -> str:
+        columns = [one for one in comparison.columns if one.group in groups]
+        return _transposed(comparison, columns, corner)
+
+    return table
 
 
 def reported_table(comparison: Comparison) -> str:
@@ -39,8 +52,8 @@ def reported_table(comparison: Comparison) -> str:
 
 def claims_table(comparison: Comparison) -> str:
     """Every claim with its numbers and its verdict."""
-    lines = [["system", "", "claim", "who says so", "evidence", "seeds", "verdict"]]
-    lines.append(["---", "---", "---", "---", "---", "--:", "---"])
+    lines = [["system", "", "claim", "who says so", "evidence", "records", "seeds", "verdict"]]
+    lines.append(["---", "---", "---", "---", "---", "---", "--:", "---"])
     names = {key: system.name for key, system in comparison.facts.systems.items()}
     lines += [[names[one.claim.system], *_claim(one)] for one in comparison.judged]
     return _joined(lines)
@@ -86,9 +99,15 @@ def everything(comparison: Comparison) -> str:
 
 TABLES = {
     "comparison": main_table,
+    "comparison_design": group_table("design", corner="from papers and repositories"),
+    "comparison_tokens": group_table("tokens", "parameters", corner="counted at the paper's size"),
+    "comparison_world": group_table("world", "cost", "claims", corner="in the small world"),
     "comparison_reported": reported_table,
     "comparison_claims": claims_table,
     "comparison_contradicted": contradicted_table,
+    "comparison_jobs": jobs_table,
+    "comparison_abilities": abilities_table,
+    "comparison_lengths": lengths_table,
 }
 """Name between markers -> what renders it."""
 
@@ -125,7 +144,11 @@ def _cell(cell: Cell) -> str:
 def _claim(one: Judged) -> list[str]:
     claim = one.claim
     runs = "—" if one.runs is None else str(one.runs)
-    return [MARKS[claim.side], claim.text, _by(claim.by), _evidence(one), runs, _verdict(one)]
+    used = dict.fromkeys(record for number in one.measured for record in number.records)
+    records = "<br>".join(f"`{record}`" for record in used)
+    return [
+        MARKS[claim.side], claim.text, _by(claim.by), _evidence(one), records, runs, _verdict(one)
+    ]  # fmt: skip
 
 
 def _by(by: str) -> str:

@@ -20,6 +20,7 @@ GROUPS = {
     "parameters": "parameters at paper size",
     "world": "answers in the small world",
     "cost": "cost in the small world",
+    "claims": "claims and verdicts",
     "reported": "reported by papers",
 }
 NUMBERS = ("tokens", "parameters", "cost", "reported")
@@ -172,10 +173,11 @@ def _claim(one: Judged, name: str) -> str:
 
 
 def _number(one: Measured) -> str:
-    title = f"{one.kind}; {one.verdict}; records: {', '.join(one.records)}"
     expected = escape(expected_text(one))
     text = f"{escape(one.evidence.label)}: <b>{escape(value_text(one))}</b>{expected}"
-    return f'<span title="{escape(title)}">{text}</span>'
+    records = " ".join(f"<code>{escape(record)}</code>" for record in one.records)
+    title = f"{one.kind}; {one.verdict}"
+    return f'<span title="{title}">{text}</span><br><span class="soft records">{records}</span>'
 
 
 # ---------------------------------------------------------------- parts

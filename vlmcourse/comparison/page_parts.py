@@ -45,7 +45,11 @@ th[aria-sort=descending] button::after { content: " \\2193"; color: var(--ink); 
 .undecided { color: var(--open); background: var(--open-bg); }
 tr.contra > * { box-shadow: inset 0 2px 0 var(--bad), inset 0 -1px 0 var(--bad); }
 .evidence ul { margin: 0; padding-left: 1rem; }
+.records code { font-size: .72rem; overflow-wrap: anywhere; margin-right: .5rem; }
 .discussion { color: var(--soft); margin: .3rem 0 0; }
+@media (max-width: 40rem) { body { padding: 1rem .6rem 3rem; }
+  tbody th { white-space: normal; min-width: 6.5rem; max-width: 7rem; } .wide { min-width: 11rem; }
+  .claim, .evidence { min-width: 14rem; } }
 [hidden] { display: none !important; }
 @media print { .tools { display: none; } .scroll { max-height: none; overflow: visible; } }
 """

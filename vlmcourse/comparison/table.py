@@ -12,7 +12,7 @@ from vlmcourse.comparison.facts import FactError, Facts, Reported, Size, System,
 from vlmcourse.records import metric_text, number_text, read_records
 
 FOLDER = "comparison"
-SIZES, SPEEDS = "comparison-sizes", "comparison-speeds"
+SIZES, SPEEDS, PAIRS = "comparison-sizes", "comparison-speeds", "comparison-pairs"
 MINUTE, TEN_MINUTES = 60, 600
 SCORES = {"all": "all", "evidence/picture": "picture", "order": "order", "when": "when"}
 """Groups of questions that are told of the world -> heading."""
@@ -44,7 +44,7 @@ class Column:
 
     Attributes:
         key, head: for data, and for people.
-        group: "design", "tokens", "parameters", "world", "cost" or "reported".
+        group: "design", "tokens", "parameters", "world", "cost", "claims" or "reported".
         cell: of a row.
         about: what is told, for a tooltip.
     """
@@ -156,6 +156,7 @@ def columns_of(facts: Facts) -> tuple[Column, ...]:
             for group, head in SCORES.items()
         ),
         *COST,
+        *(Column(f"claims/{side}", head, "claims", _claims(side)) for side, head in SIDES.items()),
         *(
             Column(
                 f"reported/{key}", one.name, "reported", _reported(key),
@@ -277,11 +278,23 @@ def _cost(number: Callable[[Cost], float], text: Callable[[float], str]) -> Call
     return cell
 
 
+def _claims(side: str) -> Callable[[Row], Cell]:
+    def cell(row: Row) -> Cell:
+        told = [one for one in row.claims if one.claim.side == side]
+        counts = {v: sum(one.verdict == v for one in told) for v in VERDICTS}
+        text = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+        used = dict.fromkeys(r for one in told for number in one.measured for r in number.records)
+        return Cell(text or "none", counts[VERDICTS[0]], tuple(used))
+
+    return cell
+
+
 def _peak_asked(row: Row) -> Cell:
     record = one_record(row.system.world.probes, row.records)
     return Cell(f"{record['peak_mib']:,.0f} MiB", record["peak_mib"], (record["id"],))
 
 
+SIDES = {"strength": "strengths: verdicts", "weakness": "weaknesses: verdicts"}
 DESIGN = {
     "encoder": "visual encoder",
     "alignment": "alignment module",

@@ -3,12 +3,13 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from vlmcourse.conversation import TEXT, ask, lay_out, tokenise
+from vlmcourse.conversation import TEXT, Conversation, ask, lay_out, tokenise
 from vlmcourse.intervals import metric
 from vlmcourse.systems.base import VideoLanguageModel
 
 if TYPE_CHECKING:
     from vlmcourse.evaluation.asked import Probes
+    from vlmcourse.systems.processor import Clip, Processor
 
 EXPERT = "vision_expert"
 """Stands in the name of every parameter of a visual expert."""
@@ -52,11 +53,16 @@ def clip_tokens(model: VideoLanguageModel, probes: "Probes") -> list[tuple[int, 
     """Of every clip: places for the connector's tokens, and all tokens that stand for the clip."""
     from vlmcourse.evaluation.rows import marker
 
-    processor, found = model.processor, []
-    template = processor.answer_template
+    found = []
     for clip, asked in zip(probes.clips, probes.asked, strict=True):
         conversation = ask(asked[0].text, asked[0].answer, marker(clip))
-        row = processor.row(conversation, clip, template)
-        alone = tokenise(lay_out(conversation, template, lambda kind: ()), processor.tokenizer)
-        found.append((sum(kind != TEXT for kind in row.kinds), len(row) - len(alone)))
+        found.append(tokens_of(model.processor, conversation, clip))
     return found
+
+
+def tokens_of(processor: "Processor", conversation: Conversation, clip: "Clip") -> tuple[int, int]:
+    """The same of one clip in a conversation about it."""
+    template = processor.answer_template
+    row = processor.row(conversation, clip, template)
+    alone = tokenise(lay_out(conversation, template, lambda kind: ()), processor.tokenizer)
+    return sum(kind != TEXT for kind in row.kinds), len(row) - len(alone)

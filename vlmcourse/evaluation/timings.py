@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from vlmcourse.errors import UserError
-from vlmcourse.evaluation import connector_compute
+from vlmcourse.evaluation import connector_compute, length_cost
 from vlmcourse.intervals import metric
 from vlmcourse.measure import cores
 from vlmcourse.records import Run, metric_text
@@ -283,7 +283,8 @@ def main(argv: list[str] | None = None) -> int:
 
     quiet_libraries()
     torch.set_num_threads(args.threads)
-    others = {"world": None, "stream": _stream, "connectors": connector_compute.command}
+    others = {"world": None, "stream": _stream, "lengths": length_cost.command}
+    others["connectors"] = connector_compute.command
     if other := others.get(args.what, _beside_others):
         return other(args, argv)
     sizes = Sizes(8, 2, 3, 3, 3) if args.quick else Sizes()
@@ -305,8 +306,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _beside_others(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """`--what qwen2_vl`: ours and transformers' on the same weights (twin_timings.py); or with one
-    of `LOOPS`, ours and plain loops on the same numbers (loop_timings.py)."""
+    """`--what qwen2_vl`: beside transformers (twin_timings.py); one of `LOOPS`: beside loops."""
     from vlmcourse.devices import chosen_device
     from vlmcourse.evaluation import loop_timings as loops
     from vlmcourse.evaluation import twin_timings as twins
@@ -378,12 +378,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure this machine: clips made, frames decoded, features cached, questions "
         "learnt, answers given with and without cached features. With --what stream: memory and "
         "time a frame of MA-LMM in a film without end; qwen2_vl: our vision tower and generation "
-        "beside transformers' own, on the same random weights; memory_bank, event_merging: beside "
-        "plain loops. Nothing else should run. connectors: count the study's arithmetic instead.",
+        "beside transformers' own; memory_bank, event_merging: beside plain loops; lengths: films "
+        "of 8 to 512 s. Nothing else should run. connectors: count the study's arithmetic instead.",
         epilog="example: vlmcourse timings --record experiments/timings/records/timings.json",
     )
     add = parser.add_argument
-    what = ("world", "stream", "qwen2_vl", "connectors", *LOOPS)
+    what = ("world", "stream", "lengths", "qwen2_vl", "connectors", *LOOPS)
     add("--what", choices=what, default="world", help="default: %(default)s")
     add("--size", default="tiny", help="qwen2_vl: tiny, small, 2B; beside loops: tiny, paper")
     add("--repeats", type=int, help="of each part; default: 15 of qwen2_vl, 5 beside loops")

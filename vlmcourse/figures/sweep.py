@@ -16,6 +16,8 @@ DODGE = 0.16
 """How far the lines stand beside each other, of the distance between two marks: intervals at one x
 would hide each other."""
 CHANCE = {"color": INK, "linestyle": "--", "linewidth": 1}
+BETWEEN = 20
+"""Pixels between a title and a legend."""
 FEWEST_POINTS = 8
 """An axis shows at least so many points of accuracy, or chance would look like a difference."""
 
@@ -71,10 +73,12 @@ def accuracy_lines(
         for name, (colour, marker) in _looks(variants).items()
     ]
     marks += [Line2D([], [], label="best blind guess", **CHANCE)] if chance else []
-    if len(marks) > 1:
-        where = "outside right upper" if beside else "outside upper right"
-        figure.legend(handles=marks, loc=where, ncols=1 if beside else min(len(marks), 5))
-    return _titled(figure, title)
+    taken = _write_title(figure, title)
+    if len(marks) > 1 and beside:
+        figure.legend(handles=marks, loc="outside right upper")
+    elif len(marks) > 1:
+        _legend_above(figure, marks, min(len(marks), 5), taken)
+    return fit_png(figure)
 
 
 def _looks(variants: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -142,7 +146,8 @@ def accuracy_dots(
     axes[0].set_yticks(rows, names)
     told = "exact answers, %" + (" (dashed: best blind guess)" if chance else "")
     figure.supxlabel(told, fontsize=9)
-    return _titled(figure, title)
+    _write_title(figure, title)
+    return fit_png(figure)
 
 
 @house
@@ -181,11 +186,22 @@ def difference_dots(
     marks = [
         Line2D([], [], color=PALETTE[known.get(v, "grey")], marker="o", label=v) for v in verdicts
     ]
-    figure.legend(handles=marks, loc="outside upper right", ncols=len(marks))
-    return _titled(figure, title)
-
-
-def _titled(figure: Figure, title: str | None) -> Figure:
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    _legend_above(figure, marks, len(marks), _write_title(figure, title))
     return fit_png(figure)
+
+
+def _write_title(figure: Figure, title: str | None) -> float:
+    """Write a title above everything; gives the pixels that it takes from a legend beside it."""
+    if not title:
+        return 0.0
+    text = figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return text.get_window_extent().width + BETWEEN
+
+
+def _legend_above(figure: Figure, marks: Sequence[Line2D], columns: int, taken: float) -> None:
+    """A legend above everything, in so few columns that what stands beside it has room."""
+    for count in range(columns, 0, -1):
+        legend = figure.legend(handles=marks, loc="outside upper right", ncols=count)
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width - taken:
+            return
+        legend.remove()

@@ -42,7 +42,8 @@ def accuracy_over(
     if not panels or not all(lines and all(lines.values()) for lines in panels.values()):
         raise ValueError("accuracy_over needs at least one point of one line in each panel")
     variants = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    looks = dict(zip(variants, zip([*PALETTE.values()] * len(variants), MARKERS * len(variants))))
+    colours = [colour for name, colour in PALETTE.items() if name != "yellow"]  # too light a line
+    looks = dict(zip(variants, zip(colours * len(variants), MARKERS * len(variants))))
     beside = len(panels) < 3  # the legend stands at the right
     width = min(9.4, (3.6 if beside else 1.6) + 2.6 * len(panels))
     figure = new_figure(width, 3.0 + (0.2 if notes else 0.0) + (0.3 if title else 0.0))

@@ -1,9 +1,12 @@
 """`vlmcourse sweep`: run a grid of trainings and measurements, and judge its hypotheses."""
 
 import argparse
+import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlmcourse.errors import UserError
 from vlmcourse.measure import cores
@@ -20,16 +23,20 @@ from vlmcourse.sweep.overview import (
     refuse_missing,
     unfinished,
 )
-from vlmcourse.sweep.places import Places, Size
+from vlmcourse.sweep.places import Places, Size, State, state_of
 from vlmcourse.sweep.plan import read_plan
 from vlmcourse.sweep.progress import Progress
 from vlmcourse.sweep.run import STOPPED, Sweep
+
+if TYPE_CHECKING:
+    from vlmcourse.sweep.results import Cell as ReportCell
 
 EXAMPLES = """\
 examples:
   vlmcourse sweep experiments/ablations/connectors.yaml --list
   vlmcourse sweep experiments/ablations/connectors.yaml --jobs 2
   vlmcourse sweep experiments/ablations/connectors.yaml --only connector=pooling --seeds 0 1
+  vlmcourse sweep experiments/ablations/connectors.yaml --report   (a look, while it runs)
   vlmcourse sweep experiments/ablations/connectors.yaml --scale 0.02 --clips 8   (a quick try)
   vlmcourse sweep experiments/ablations/connectors.yaml --cluster slurm --partition short --jobs 40
 
@@ -37,7 +44,8 @@ What is finished is never run again: the same command goes on where it was stopp
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `vlmcourse sweep`; 0: all is done, 1: cells failed or no report yet, 130: stopped."""
+    """Run `vlmcourse sweep`; 0: all is done, 1: cells failed or are still to be run, 130:
+    stopped."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(argv)
     _check(args)
@@ -59,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = failures(places, cells)
     told = [counted(places, cells), *failed, *notices(places)]
     sys.stdout.write("\n".join(told) + "\n")
-    reported = _report(places, ["vlmcourse", "sweep", *argv])
+    reported = _report(places, ["vlmcourse", "sweep", *argv], look=args.report)
     return 0 if reported and not failed else 1
 
 
@@ -91,34 +99,85 @@ def _hands(args: argparse.Namespace, places: Places) -> Hands:
     return ClusterHands(args.cluster, places.own / "submitit", jobs, resources)
 
 
-def _report(places: Places, command: list[str]) -> bool:
-    """Judge a sweep whose cells are all over; false, with a reason, where they are not."""
-    if left := unfinished(places):
-        total = len(places.plan.cells)
-        sys.stdout.write(f"no report yet: {left} of {total} cells are still to be run\n")
-        return False
-    write_up(places, command)
-    return True
+def _report(places: Places, command: list[str], look: bool) -> bool:
+    """Judge a sweep whose cells are all over. Of one that is not, show what there is if a look is
+    wanted, and give false."""
+    left, total = unfinished(places), len(places.plan.cells)
+    if not left:
+        write_up(places, command)
+        return True
+    told = f"no report yet: {left} of {total} cells are still to be run"
+    if look and left < total:
+        sys.stdout.write(f"{told}; this is a look at the others\n")
+        write_look(places, command)
+    else:
+        more = "" if left == total else f"; to look at the others: {' '.join(_look(places))}"
+        sys.stdout.write(f"{told}{more}\n")
+    return False
+
+
+def _look(places: Places) -> list[str]:
+    """The command that shows a sweep that is not over."""
+    size = places.size
+    tried = [f"--scale={size.scale:g}"] if size.scale != 1 else []
+    tried += [f"--clips={size.clips}"] if size.clips is not None else []
+    tried += [f"--out={places.work}"] if places.work else []
+    return ["vlmcourse", "sweep", str(places.plan.path), *tried, "--report"]
 
 
 def write_up(places: Places, command: list[str]) -> None:
     """Write the record, the table and the figure of a sweep that is over, and show them."""
-    from vlmcourse.sweep.report import Cell, sweep_tables, write_report
+    _write(places, command, report_cells(places), places.summary, places.figure, places.table)
+    shutil.rmtree(places.look, ignore_errors=True)
 
+
+def write_look(places: Places, command: list[str]) -> None:
+    """The same of a sweep that is not over, in a folder of its own under runs/.
+
+    What is missing counts as missing, and so does what was made with other settings: hypotheses
+    about it are not decided.
+    """
+    over = (State.DONE, State.FAILED)
     cells = [
-        Cell(
+        replace(one, current=state_of(places, cell, measure) in over)
+        for one, (cell, measure) in zip(report_cells(places), _asked(places), strict=True)
+    ]
+    paths = (places.look / f"{places.plan.name}{ending}" for ending in (".json", ".png", ".md"))
+    _write(places, command, cells, *paths)
+
+
+def _asked(places: Places) -> list[tuple]:
+    """Every cell with each of its measures."""
+    return [(cell, measure) for cell in places.plan.cells for measure in cell.measures]
+
+
+def report_cells(places: Places) -> list["ReportCell"]:
+    """Where the files of all cells and measures are, for `report.write_report`."""
+    from vlmcourse.sweep.results import Cell as ReportCell
+
+    return [
+        ReportCell(
             cell.setting.name, cell.seed, measure.name,
             places.record(cell, measure), places.answers(cell, measure),
         )
-        for cell in places.plan.cells
-        for measure in cell.measures
+        for cell, measure in _asked(places)
     ]  # fmt: skip
-    for path in (places.summary, places.figure, places.table):
+
+
+def _write(
+    places: Places,
+    command: list[str],
+    cells: list["ReportCell"],
+    summary: Path,
+    figure: Path,
+    table: Path,
+) -> None:
+    from vlmcourse.sweep.report import sweep_tables, write_report
+
+    for path in (summary, figure, table):
         path.parent.mkdir(parents=True, exist_ok=True)
-    record = write_report(
-        places.plan, cells, places.summary, command, figure=places.figure, table=places.table
-    )
-    sys.stdout.write(f"\n{sweep_tables(record)}\n\n{record['note']}\nrecord: {places.summary}\n")
+    record = write_report(places.plan, cells, summary, command, figure=figure, table=table)
+    sys.stdout.write(f"\n{sweep_tables(record)}\n\n{record['note']}\nrecord: {summary}\n")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -152,7 +211,8 @@ def _parser() -> argparse.ArgumentParser:
         "be said again")  # fmt: skip
     add("--seeds", nargs="+", type=int, help="only these seeds")
     add("--list", action="store_true", help="show what is done and what would be run, and stop")
-    add("--report", action="store_true", help="only the table, the figure and the verdicts again")
+    add("--report", action="store_true", help="only the table, the figure and the verdicts again; "
+        "of a sweep that is not over a look, kept apart under runs/sweeps")  # fmt: skip
     add("--retry-failed", action="store_true", help="try failed cells again")
     add("--scale", type=float, default=1.0, help="multiplies the steps of trainings: a try, kept "
         "apart under runs/sweeps (default: %(default)s)")  # fmt: skip

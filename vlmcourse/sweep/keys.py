@@ -161,7 +161,8 @@ def placeholders(value: Any) -> set[str]:
 
 def filled(value: Any, values: Mapping[str, Any], refuse: Callable[[str], None]) -> Any:
     """A copy in which every placeholder has its value: a text that is nothing but one becomes the
-    value itself, with its type; inside a text stands what YAML would write.
+    value itself, with its type; inside a text stands what YAML would write. In a list, one whose
+    value is a list stands for all of its items.
 
     Args:
         values: by name; of a named combination of settings also `axis.key`.
@@ -172,7 +173,11 @@ def filled(value: Any, values: Mapping[str, Any], refuse: Callable[[str], None])
             filled(key, values, refuse): filled(item, values, refuse) for key, item in value.items()
         }
     if isinstance(value, list):
-        return [filled(item, values, refuse) for item in value]
+        found = []
+        for item in value:
+            made = filled(item, values, refuse)
+            found += made if isinstance(item, str) and isinstance(made, list) else [made]
+        return found
     if not isinstance(value, str):
         return value
     for name in PLACE.findall(value):

@@ -85,6 +85,11 @@ class Places:
     def figure(self) -> Path:
         return self.kept / "figures" / f"{self.plan.name}.png"
 
+    @property
+    def look(self) -> Path:
+        """Folder of a look at a sweep that is not over; it never lies beside the sweep file."""
+        return self.own / "not_finished"
+
     def stem(self, cell: Cell, measure: Measure) -> str:
         """SETTING-seedN, with the measure behind it if there are several."""
         several = len(self.plan.measures) > 1

@@ -18,6 +18,7 @@ from vlmcourse.evaluation.answer_bits import AnswerFile
 from vlmcourse.evaluation.conditions import CONSTANT, FROZEN, SYSTEM
 from vlmcourse.intervals import metric
 from vlmcourse.records import Run, markdown_table
+from vlmcourse.sweep.pairwise import all_pairs, axis_of_names
 from vlmcourse.sweep.picture import axis_text, setting_text, sweep_figure
 from vlmcourse.sweep.results import Cell, SettingResult, read_results
 from vlmcourse.sweep.statistics import (
@@ -47,7 +48,7 @@ METHOD = (
     "95 %: clips drawn again, runs by Student's t (sweep/statistics.py); of hypotheses corrected "
     "by Holm over all of them"
 )
-DIFFERENCE, FAILED = "hypothesis", "failed"
+DIFFERENCE, FAILED, PAIR = "hypothesis", "failed", "pair"
 
 
 def write_report(
@@ -80,8 +81,13 @@ def write_report(
     with Run(
         record, list(command), _settings(plan), plan.seeds, checksums[0] if done else None
     ) as run:
+        if missing := missing_runs(results):
+            run.settings["title"] += f" (not finished: {missing} runs are missing)"
         outcomes = judge(plan, results)
         run.metrics = setting_metrics(plan, results) | _hypothesis_metrics(outcomes)
+        if axis := axis_of_names(plan.axes):
+            run.metrics |= pair_metrics(plan, results, axis)
+            run.settings["pairs"] = {"axis": axis, "group": "all", "corrected": "Holm, all pairs"}
         run.settings |= {"data": checksums} if len(checksums) > 1 else {}
         run.settings |= {
             "told": _told(results, outcomes),
@@ -96,7 +102,10 @@ def write_report(
         figure.write_bytes(png_bytes(sweep_figure(made)))
     if table is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
-        text = f"# {plan.title}\n\n{plan.question}\n\n{sweep_tables(made)}\n\n{made['note']}\n"
+        text = (
+            f"# {made['settings']['title']}\n\n{plan.question}\n\n{made['note']}\n\n"
+            f"{sweep_tables(made)}\n"
+        )
         table.write_text(text, encoding="utf-8")
     return made
 
@@ -234,6 +243,19 @@ def _hypothesis_metrics(outcomes: Sequence[Outcome]) -> dict[str, dict]:
     return found
 
 
+def pair_metrics(
+    plan: "Plan", results: Mapping[tuple[str, str], SettingResult], axis: str
+) -> dict[str, dict]:
+    """`pair/A/B`, both of them names of settings: the difference in all questions, its interval
+    corrected for all pairs; with several measures MEASURE/ stands before each."""
+    found = {}
+    for measure in dict.fromkeys(name for _, name in results):
+        start = f"{measure}/" if len(plan.measures) > 1 else ""
+        for one in all_pairs(plan, results, axis, measure):
+            found[f"{start}{PAIR}/{one.a}/{one.b}"] = one.metric
+    return found
+
+
 # ---------------------------------------------------------------- words and tables
 
 
@@ -315,21 +337,25 @@ def _tables(
 def _note(
     plan: "Plan", results: Mapping[tuple[str, str], SettingResult], outcomes: Sequence[Outcome]
 ) -> str:
-    note = summary(outcomes)
     asked = sum(one.asked for one in results.values())
-    for name, lost in (("failed", "failed"), ("missing", "missing")):
-        if count := sum(len(getattr(one, lost)) for one in results.values()):
-            note += (
-                f" Runs that {'are missing' if name == 'missing' else name}: {count} of {asked}."
-            )
+    failed = sum(len(one.failed) for one in results.values())
+    missing = missing_runs(results)
+    note = f"Not finished: {missing} of {asked} runs are missing. " if missing else ""
+    note += summary(outcomes)
+    note += f" Runs that failed: {failed} of {asked}." if failed else ""
     changed = sum(
-        record["settings"].get("sweep", {}).get("hypotheses") not in (None, plan.hypotheses_hash)
+        hashed not in (None, plan.hypotheses_hash)
         for one in results.values()
-        for record in one.records.values()
+        for hashed in one.written_with.values()
     )
     if changed:
         note += f" THE HYPOTHESES WERE CHANGED after {changed} of these runs had been made."
     return note
+
+
+def missing_runs(results: Mapping[tuple[str, str], SettingResult]) -> int:
+    """Runs that the sweep asks for and of which nothing is there."""
+    return sum(len(one.missing) for one in results.values())
 
 
 def sweep_tables(record: dict) -> str:

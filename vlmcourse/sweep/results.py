@@ -21,6 +21,8 @@ class Cell:
         seed: of the run.
         measure: name of the measure.
         record, answers: paths.
+        current: whether what lies there was made as the sweep file says now; else it counts as
+            missing.
     """
 
     setting: str
@@ -28,6 +30,7 @@ class Cell:
     measure: str
     record: Path
     answers: Path
+    current: bool = True
 
     @property
     def name(self) -> str:
@@ -44,6 +47,8 @@ class SettingResult:
         records: seed -> record of the finished ones.
         failed: seed -> the error.
         missing: seeds of which there is no record.
+        written_with: seed -> hash of the hypotheses that stood in the sweep file when the cell was
+            run, of finished and failed ones.
     """
 
     setting: str
@@ -52,6 +57,7 @@ class SettingResult:
     records: Mapping[int, dict] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
     missing: Sequence[int] = ()
+    written_with: Mapping[int, str | None] = field(default_factory=dict)
 
     @property
     def asked(self) -> int:
@@ -85,19 +91,24 @@ def read_results(cells: Iterable[Cell]) -> dict[tuple[str, str], SettingResult]:
     """Read what there is of all cells: (setting, measure) -> result, in the order of the cells.
 
     A record of status "failed" counts as failed. No record counts as missing; so does a finished
-    one without its answers, and one that is damaged: what became of it is not known.
+    one without its answers, one that is damaged (what became of it is not known), and one that the
+    sweep file of today did not ask for.
     """
     found: dict[tuple[str, str], SettingResult] = {}
     for cell in cells:
         key = (cell.setting, cell.measure)
-        one = found.setdefault(key, SettingResult(*key, {}, {}, {}, []))
+        one = found.setdefault(key, SettingResult(*key, {}, {}, {}, [], {}))
+        if not cell.current:
+            one.missing.append(cell.seed)
+            continue
         try:
             record = read_record(cell.record)
             if record["status"] == "failed":
                 one.failed[cell.seed] = record["note"]
-                continue
-            one.finished[cell.seed] = load_answers(cell.answers)
-            one.records[cell.seed] = record
+            else:
+                one.finished[cell.seed] = load_answers(cell.answers)
+                one.records[cell.seed] = record
+            one.written_with[cell.seed] = record["settings"].get("sweep", {}).get("hypotheses")
         except UserError:
             one.missing.append(cell.seed)
     return found

@@ -38,8 +38,9 @@ class Arithmetic(pl.Callback):
     nothing here.
 
     Args:
-        steps: how many steps are counted; they take about twice their time. A resumed run counts
-            those that are left of them.
+        steps: how many steps are counted; they take about twice their time. Which they are depends
+            on the length of the stage alone, and a resumed run counts those that are left of them:
+            a step that is counted may round otherwise in its last bits than one that is not.
 
     Attributes:
         gflop: of each counted step.
@@ -53,7 +54,8 @@ class Arithmetic(pl.Callback):
     def on_train_batch_start(self, trainer, module, batch: Batch, batch_idx: int) -> None:
         self._counter = None
         every = max(trainer.max_steps // self.steps, 1)
-        if trainer.global_step % every == 0 and len(self.gflop) < self.steps:
+        number, between = divmod(trainer.global_step, every)
+        if between == 0 and number < self.steps:
             self._step = trainer.global_step
             self._counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
             self._counter.__enter__()
@@ -61,8 +63,9 @@ class Arithmetic(pl.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch: Batch, batch_idx: int) -> None:
         if self._counter is None:
             return
-        self._counter.__exit__(None, None, None)
-        self._parts += self._counter.get_total_flops() / 1e9
+        counter, self._counter = self._counter, None
+        counter.__exit__(None, None, None)
+        self._parts += counter.get_total_flops() / 1e9
         if trainer.global_step > self._step:
             self.gflop.append(self._parts)
             self._parts = 0.0
