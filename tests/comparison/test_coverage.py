@@ -47,10 +47,22 @@ def test_tables_have_a_cell_for_every_system(comparison):
     assert "−43.5 points" in claims
 
 
-def test_eight_seconds_are_what_everybody_was_asked(comparison, records):
-    for row in comparison.rows:
-        assert coverage.length_record(row.system, 8, records)["id"] == row.system.world.probes
-    assert coverage.length_record(row_of(comparison, "ma_lmm").system, 32, records) is not None
+def test_lengths_come_from_the_sweep_first_then_from_elsewhere(comparison, records):
+    system = row_of(comparison, "qwen2_vl").system
+    alone = {key: one for key, one in records.items() if key != coverage.LENGTH_SWEEP}
+    here = coverage.length_shares(system, 8, alone)["order"]
+    assert here == records["qwen2_vl-mrope-8"]["metrics"]["system/order"]
+    without = {key: one for key, one in alone.items() if key != "qwen2_vl-mrope-8"}
+    assert coverage.length_shares(system, 8, without)["order"]["mean"] == here["mean"], "its probes"
+    assert coverage.length_shares(system, 512, without) is None
+    told = {"n": 60, "mean": 0.25, "low": 0.2, "high": 0.3, "unit": "share"}
+    metrics = {"system_qwen2_vl-seconds_512/action": told}
+    swept = coverage.length_shares(system, 512, {**alone, "length": {"metrics": metrics}})
+    assert swept == {"appearance": None, "action": told, "order": None}
+    row = dataclasses.replace(
+        row_of(comparison, "qwen2_vl"), records={**alone, "length": {"metrics": metrics}}
+    )
+    assert coverage._length(row, 512) == "— / 25 / — (60)"
 
 
 def test_gaps_are_those_of_the_tables(comparison):

@@ -15,7 +15,9 @@ from vlmcourse.records import metric_text
 NO_RECORD, FROZEN, CLAIMED = "no record", "frozen", "✓"
 WORLD_S = 8
 """Length of the films that all systems are trained on and asked about."""
-LENGTHS_S = (WORLD_S, 16, 32, 64, 128, 256, 512)
+LENGTHS_S = (WORLD_S, 32, 128, 512)
+LENGTH_SWEEP, LENGTH_SETTING = "length", "system_{system}-seconds_{seconds}"
+"""Record of the sweep over lengths (`experiments/ablations/length.yaml`), and its settings."""
 LENGTH_GROUPS = ("appearance", "action", "order")
 
 
@@ -50,11 +52,8 @@ ASKED = (
     Asked("retention", "of these, when", "retention/events/when"),
     Asked("retention", "told a storyboard: after less before", "retention/storyboard/all"),
 )
-OTHER_NAMES = {
-    "ma_lmm-length-{seconds}": "ma_lmm-length-{seconds}-bank10",
-    "qwen2_vl-length-{seconds}": "qwen2_vl-mrope-{seconds}",
-}
-"""Records of lengths that were made for another question, by the name they would have here."""
+OTHER_RECORDS = {"ma_lmm": "ma_lmm-length-{seconds}-bank10", "qwen2_vl": "qwen2_vl-mrope-{seconds}"}
+"""Records of lengths that were made for another question."""
 
 
 def found(row: Row, asked: Asked) -> dict | str:
@@ -90,18 +89,29 @@ def abilities_table(comparison: Comparison) -> str:
     return _joined(lines)
 
 
-def length_record(system: System, seconds: int, records: Mapping[str, dict]) -> dict | None:
-    """The record of a system's answers about films of a length; None if there is none."""
-    name = f"{system.key}-length-{{seconds}}"
-    names = (system.world.probes,) if seconds == WORLD_S else (name, OTHER_NAMES.get(name, ""))
-    for known in names:
-        if record := records.get(known.format(seconds=seconds)):
-            return record if record["status"] != "failed" else None
+def length_shares(
+    system: System, seconds: int, records: Mapping[str, dict]
+) -> dict[str, dict | None] | None:
+    """Group -> metric of a system's answers about films of a length; None if nobody was asked.
+
+    The sweep over lengths comes first, which asks all systems about the same films; then other
+    records of such films; and for films of `WORLD_S` the probes.
+    """
+    name = LENGTH_SETTING.format(system=system.key, seconds=seconds)
+    other = OTHER_RECORDS.get(system.key, "").format(seconds=seconds)
+    places = [(LENGTH_SWEEP, name), (other, system.world.part)]
+    places += [(system.world.probes, system.world.part)] if seconds == WORLD_S else []
+    for record, part in places:
+        metrics = records.get(record, {}).get("metrics", {})
+        told = {group: metrics.get(f"{part}/{group}") for group in LENGTH_GROUPS}
+        if any(one is not None and one["mean"] is not None for one in told.values()):
+            return told
     return None
 
 
 def lengths_table(comparison: Comparison) -> str:
-    """Films of growing length down, systems across: shares of `LENGTH_GROUPS`, and of how many."""
+    """Films of growing length down, systems across: shares of `LENGTH_GROUPS`, and in brackets how
+    many answers the middle one rests on."""
     lines = [["films of", *(row.system.name for row in comparison.rows)]]
     lines.append(["---"] * len(lines[0]))
     for seconds in LENGTHS_S:
@@ -120,21 +130,18 @@ def missing(comparison: Comparison) -> list[tuple[str, str]]:
         gaps += [
             (row.system.name, f"films of {seconds} s")
             for seconds in LENGTHS_S
-            if length_record(row.system, seconds, row.records) is None
+            if length_shares(row.system, seconds, row.records) is None
         ]
     return gaps
 
 
 def _length(row: Row, seconds: int) -> str:
-    record = length_record(row.system, seconds, row.records)
-    if record is None:
+    shares = length_shares(row.system, seconds, row.records)
+    if shares is None:
         return NO_RECORD
-    told = []
-    for group in LENGTH_GROUPS:
-        metric = record["metrics"].get(f"{row.system.world.part}/{group}")
-        known = metric is not None and metric["mean"] is not None
-        told.append(f"{100 * metric['mean']:.0f}" if known else "—")
-    return f"{' / '.join(told)} ({record['settings']['clips']})"
+    known = [one for one in shares.values() if one is not None and one["mean"] is not None]
+    told = [f"{100 * one['mean']:.0f}" if one in known else "—" for one in shares.values()]
+    return f"{' / '.join(told)} ({shares[LENGTH_GROUPS[1]]['n']:,})"
 
 
 def _claim(system: System, ability: str) -> str:
