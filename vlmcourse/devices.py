@@ -1,4 +1,7 @@
-"""Where a model runs."""
+"""Where a model runs, and how long it takes there."""
+
+import time
+from collections.abc import Callable
 
 from vlmcourse.errors import UserError
 
@@ -18,3 +21,17 @@ def chosen_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("no GPU that torch can use: say --device cpu")
     return device
+
+
+def work_clock(device: str, threads: int) -> Callable[[], float]:
+    """A clock in seconds for work on a device: processor time of this process where one thread
+    works on the CPU; else wall time, on CUDA after all that the device has been given."""
+    if device == "cpu":
+        return time.process_time if threads == 1 else time.perf_counter
+    import torch
+
+    def waited() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return waited

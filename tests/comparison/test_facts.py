@@ -99,7 +99,13 @@ def test_a_mean_of_aspects_is_computed(tmp_path, comparison):
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [(None, "no such file"), ("a: [", "not YAML"), ("- 1", "a mapping is needed")]
+    ("text", "why"),
+    [
+        (None, "No such file"),
+        ("a: [", "not YAML"),
+        ("- 1", "not a mapping"),
+        ("a: 1\na: 2", "'a' stands there twice"),
+    ],
 )
 def test_a_damaged_file_is_named(tmp_path, text, why):
     if text is not None:

@@ -34,7 +34,7 @@ def test_the_command_writes_a_page_data_and_markdown(at_root, tmp_path, capsys):
 
 def test_a_folder_without_facts_is_one_clear_line(tmp_path, capsys):
     assert cli.main(["table", "--experiments", str(tmp_path)]) == 2
-    assert "systems.yaml: no such file" in capsys.readouterr().err
+    assert "systems.yaml: No such file" in capsys.readouterr().err
 
 
 # ---- Markdown

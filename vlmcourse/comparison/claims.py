@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmcourse.comparison.facts import FactError, read_yaml, source_link
+from vlmcourse.comparison.facts import FactError, source_link
+from vlmcourse.yaml_files import read_mapping
 
 SIDES = ("strength", "weakness")
 EXPECTED = ("greater", "less", "equal")
@@ -81,7 +82,7 @@ def read_claims(folder: str | Path, systems: Mapping[str, object]) -> dict[str, 
     """
     path = Path(folder) / "claims.yaml"
     claims = {}
-    for system, told in read_yaml(path).items():
+    for system, told in read_mapping(path, error=FactError).items():
         if system not in systems:
             raise FactError(f"{path}: unknown system {system!r}; known: {', '.join(systems)}")
         for key, one in told.items():

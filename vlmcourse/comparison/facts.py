@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmcourse.errors import UserError
+from vlmcourse.yaml_files import read_mapping
 
 FACTS = ("encoder", "alignment", "generator", "data")
 """What is told of every system."""
@@ -155,25 +156,6 @@ def source_link(source: str) -> str:
     )
 
 
-def read_yaml(path: Path) -> dict:
-    """A YAML mapping.
-
-    Raises:
-        FactError: missing, not YAML, or not a mapping.
-    """
-    import yaml
-
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FactError(f"{path}: no such file") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FactError(f"{path}: not YAML ({error})") from error
-    if not isinstance(read, dict):
-        raise FactError(f"{path}: a mapping is needed")
-    return read
-
-
 def read_facts(folder: str | Path) -> Facts:
     """Read `folder/systems.yaml`.
 
@@ -181,7 +163,7 @@ def read_facts(folder: str | Path) -> Facts:
         FactError: what is missing, unknown or without a source.
     """
     path = Path(folder) / "systems.yaml"
-    read = read_yaml(path)
+    read = read_mapping(path, error=FactError)
     try:
         benchmarks = {key: Benchmark(**one) for key, one in read["benchmarks"].items()}
         abilities = {key: Ability(**one) for key, one in read.get("abilities", {}).items()}

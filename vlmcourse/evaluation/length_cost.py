@@ -8,13 +8,13 @@ and from there to an answer, and the memory that all of it takes above the loade
 
 import argparse
 import multiprocessing
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmcourse.devices import work_clock
 from vlmcourse.errors import UserError
 from vlmcourse.intervals import metric
 from vlmcourse.measure import MIB, Cost
@@ -74,7 +74,7 @@ def watch(task: Watching) -> tuple[Found, str]:
     quiet_libraries()
     torch.set_num_threads(task.threads)
     loaded = load_trained_system(task.system, None, task.device, task.foundations)
-    model, clock = loaded.model, _clock(task)
+    model, clock = loaded.model, work_clock(task.device, task.threads)
     lengths = sorted(task.films)
     one_film(model, task.films[lengths[0]][0], clock)
     before = psutil.Process().memory_info().rss / MIB
@@ -108,19 +108,6 @@ def one_film(
     _, tokens = tokens_of(model.processor, ask(QUESTION, "", marker(watched.clip)), watched.clip)
     frames = watched.clip.num_frames
     return {"frames": frames, "tokens": tokens, "watch_s": seen - start, "answer_s": said - seen}
-
-
-def _clock(task: Watching) -> Callable[[], float]:
-    """Processor time of this process where one thread works; else wall time, after the device."""
-    if task.device == "cpu":
-        return time.process_time if task.threads == 1 else time.perf_counter
-    import torch
-
-    def waited() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return waited
 
 
 # ---------------------------------------------------------------- all systems

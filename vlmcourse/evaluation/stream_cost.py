@@ -7,7 +7,6 @@ none of them may grow once it is full. Weights do not matter for that.
 """
 
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmcourse.devices import work_clock
 from vlmcourse.errors import UserError
 from vlmcourse.intervals import tidy
 from vlmcourse.measure import MIB, peak_rss_mib
@@ -116,7 +116,7 @@ def watch(task: Watch) -> Seen:
     torch.set_num_threads(task.threads)
     torch.manual_seed(0)
     model = systems.build("ma_lmm", "world", task.device, task.foundations, **task.options).eval()
-    clock = _clock(task)
+    clock = work_clock(task.device, task.threads)
     stream, film = Stream(model, [QUESTION]), endless_film(side=model.config.image_size)
     told, resident = counts(task.frames), []
     ms, state = np.zeros(task.frames), np.zeros(task.frames)  # lists would grow, too
@@ -135,19 +135,6 @@ def watch(task: Watch) -> Seen:
             if task.device == "cuda":
                 peak_gpu[number] = torch.cuda.max_memory_allocated() / MIB
     return Seen(ms, state, np.array(resident), peak, peak_gpu)
-
-
-def _clock(task: Watch) -> Callable[[], float]:
-    """Processor time of this process where it works alone; else wall time, after the device."""
-    if task.device == "cpu":
-        return time.process_time if task.threads == 1 else time.perf_counter
-    import torch
-
-    def waited() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return waited
 
 
 def _resident_mib() -> float:

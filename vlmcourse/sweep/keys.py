@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vlmcourse.errors import UserError
 from vlmcourse.evaluation.options import value_text
 
 PLACE = re.compile(r"\{([\w.]+)\}")
-PLAIN = (str, int, float, bool, type(None))
 LOOK_UP = {"file", "key"}
 """Keys of a mapping that stands for a value in a JSON file."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,32 +26,6 @@ def located(path: str | Path) -> Path:
 
 class PlanError(UserError):
     """A sweep file that cannot be used; names the file, the key and the reason."""
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """YAML in which no key may stand twice: the first of the two would be lost without a word."""
-
-    def construct_mapping(self, node, deep=False):
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for name in names:
-            if isinstance(name, PLAIN) and names.count(name) > 1:
-                raise yaml.YAMLError(
-                    f"line {node.start_mark.line + 1}: {name!r} stands there twice"
-                )
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict:
-    """Read a file of settings. Raises PlanError."""
-    try:
-        read = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
-    except OSError as error:
-        raise PlanError(f"{path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PlanError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(read, dict):
-        raise PlanError(f"{path}: not a sweep file (title, question, axes, seeds, ...)")
-    return read
 
 
 @dataclass(frozen=True)

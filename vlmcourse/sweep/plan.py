@@ -30,15 +30,14 @@ from vlmcourse.evaluation.options import value_text
 from vlmcourse.sweep import hypotheses as claims
 from vlmcourse.sweep.hypotheses import Hypothesis, read_hypotheses
 from vlmcourse.sweep.keys import (
-    PLAIN,
     Part,
     PlanError,
     filled,
     looked_up,
     placeholders,
-    read_yaml,
 )
 from vlmcourse.world.language import FAMILIES
+from vlmcourse.yaml_files import PLAIN, read_mapping
 
 __all__ = ["Cell", "Measure", "Plan", "PlanError", "Setting", "Train", "Without", "read_plan"]
 
@@ -208,7 +207,9 @@ def read_plan(path: str | Path) -> Plan:
             that do not exist; the message names file, key and reason.
     """
     path = Path(path)
-    whole = Part(path, "", read_yaml(path)).only(KEYS, ("title", "question", "axes", "seeds"))
+    whole = Part(
+        path, "", read_mapping(path, "a sweep file (title, question, axes, seeds, ...)", PlanError)
+    ).only(KEYS, ("title", "question", "axes", "seeds"))
     if not re.fullmatch(r"[\w.-]+", path.stem):
         whole.refuse("", "its name may hold letters, digits, '_', '-' and '.' only")
     axes, named = _axes(whole)
