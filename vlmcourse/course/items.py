@@ -61,7 +61,8 @@ class Workplace:
 
     def step_command(self, step: Step) -> list[str]:
         """The words of a step's command."""
-        options = {"device": self.options.device or "cpu", "scale": self.options.scale or 1.0}
+        scale = step.share * (self.options.scale or 1.0)
+        options = {"device": self.options.device or "cpu", "scale": scale}
         return [word.format(**options) for word in step.command]
 
     def step_key(self, step: Step) -> str:

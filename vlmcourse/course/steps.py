@@ -12,6 +12,7 @@ class Step:
         name: short and unique; the log is ``runs/course/logs/NAME.log``.
         title: what the reader sees while it runs.
         command: arguments of ``vlmcourse``; ``{device}`` and ``{scale}`` are filled in.
+        share: part of a recipe's steps that the course takes; the records have all of them.
         outputs: paths from the root that exist when it is done.
         sources: patterns of the files it depends on; a change makes it run again.
         minutes: first estimate on one core, used until a run has been measured.
@@ -23,6 +24,7 @@ class Step:
     name: str
     title: str
     command: tuple[str, ...]
+    share: float = 1.0
     outputs: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     minutes: float = 1.0
@@ -111,18 +113,19 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_video_llama",
-        title="training of Video-LLaMA, all four stages",
+        title="training of Video-LLaMA, all four stages, half of the steps",
         command=(
-            *("train", "--system", "video_llama", "--seed", "0"),
+            *("train", "--system", "video_llama", "--seed", "0", "--out", "runs/video_llama/course-seed0"),
             *("--device", "{device}", "--scale", "{scale}"),
         ),
-        outputs=("runs/video_llama/world-seed0/audio_2/weights.safetensors",),
+        share=0.5,
+        outputs=("runs/video_llama/course-seed0/audio_2/weights.safetensors",),
         sources=(
             "experiments/video_llama/world_*.yaml",
             "data/foundations/**/*.safetensors",
             "vlmcourse/world/*.py",
         ),
-        minutes=8.5,
+        minutes=4.2,
         chapters=("05",),
         after=("world", "world_live", "foundations"),
     ),
@@ -131,7 +134,7 @@ STEPS: tuple[Step, ...] = (
         title="what it sees and hears",
         command=(
             *("evaluate", "--system", "video_llama", "--device", "{device}", "--clips", CLIPS),
-            *("--runs", "runs/video_llama/world-seed0"),
+            *("--runs", "runs/video_llama/course-seed0"),
             *("--record", "runs/course/records/video_llama-probes.json"),
         ),
         outputs=("runs/course/records/video_llama-probes.json",),
@@ -266,18 +269,19 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_ma_lmm",
-        title="training of MA-LMM, both stages",
+        title="training of MA-LMM, both stages, half of the steps",
         command=(
-            *("train", "--system", "ma_lmm", "--seed", "0"),
+            *("train", "--system", "ma_lmm", "--seed", "0", "--out", "runs/ma_lmm/course-seed0"),
             *("--device", "{device}", "--scale", "{scale}"),
         ),
-        outputs=("runs/ma_lmm/world-seed0/video_instruction/weights.safetensors",),
+        share=0.5,
+        outputs=("runs/ma_lmm/course-seed0/video_instruction/weights.safetensors",),
         sources=(
             "experiments/ma_lmm/world_*.yaml",
             "data/foundations/**/*.safetensors",
             "vlmcourse/world/*.py",
         ),
-        minutes=6.0,
+        minutes=3.8,
         chapters=("09",),
         after=("world", "world_pictures", "foundations"),
     ),
@@ -287,7 +291,7 @@ STEPS: tuple[Step, ...] = (
         command=(
             *("evaluate", "--system", "ma_lmm", "--device", "{device}", "--clips", CLIPS),
             *("--controls", "majority", "blind", "shuffled", "--permutations", "1"),
-            *("--runs", "runs/ma_lmm/world-seed0"),
+            *("--runs", "runs/ma_lmm/course-seed0"),
             *("--record", "runs/course/records/ma_lmm-probes.json"),
         ),
         outputs=("runs/course/records/ma_lmm-probes.json",),
