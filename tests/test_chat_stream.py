@@ -11,7 +11,7 @@ from PIL import Image
 from sounding_clips import write_file
 from tiny_ma_lmm import build_tiny
 
-from vlmcourse import chat, cli
+from vlmcourse import chat, chat_stream, cli
 from vlmcourse.chat_stream import EVER, Questions, stream_main
 from vlmcourse.errors import UserError
 from vlmcourse.media.passing import passing_frames
@@ -36,7 +36,7 @@ def model():
 @pytest.fixture
 def run(model, monkeypatch, capsys):
     """`run(path, *questions, typed="...", ...)` -> lines of answers, lines of notes."""
-    monkeypatch.setattr(chat, "open_model", lambda *args: model)
+    monkeypatch.setattr(chat_stream, "open_model", lambda *args: model)
 
     def stream(path, *questions, typed="", **options):
         told = {"system": "ma_lmm", "preset": "world", "weights": None, "device": "cpu",
@@ -114,13 +114,13 @@ def test_wrong_questions_are_told_and_the_film_goes_on(film, run):
 def test_what_cannot_be_streamed(film, tmp_path, monkeypatch, tiny_video_llama):
     with pytest.raises(UserError, match="no such file or folder"):
         chat.main(["--system", "ma_lmm", "--stream", str(tmp_path / "gone.mp4")])
-    monkeypatch.setattr(chat, "open_model", lambda *args: tiny_video_llama())
+    monkeypatch.setattr(chat_stream, "open_model", lambda *args: tiny_video_llama())
     with pytest.raises(UserError, match="video_llama does not watch streams"):
         chat.main(["--system", "video_llama", "--stream", str(film), "--device", "cpu"])
 
 
 def test_the_door(model, film, monkeypatch, capsys):
-    monkeypatch.setattr(chat, "open_model", lambda *args: model)
+    monkeypatch.setattr(chat_stream, "open_model", lambda *args: model)
     words = ["chat", "--system", "ma_lmm", "--device", "cpu", "--stream", str(film), STANDING]
     assert cli.main([*words, "--max-new-tokens", "5"]) == 0
     assert capsys.readouterr().out.startswith(f"[5 s] {STANDING}")

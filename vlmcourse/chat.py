@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmcourse.chat_files import check_official_files, files_text
+from vlmcourse.chat_files import files_text, open_model
 from vlmcourse.chat_media import check_files, media_line, split_words, unlike_the_world, watch
 from vlmcourse.chat_stream import add_stream_options, stream_main
 from vlmcourse.chat_subtitles import add_options, check_options, find_subtitles, subtitles_line
@@ -70,7 +70,7 @@ class Chat:
         Raises:
             UserError: an empty question, or one that holds a marker of a medium.
         """
-        from vlmcourse.conversation import Turn
+        from vlmcourse.conversation import Turn, checked_question
 
         question = checked_question(question)
         answer = self.model.answer(
@@ -79,23 +79,6 @@ class Chat:
         asked = self.model.processor.next_turn(question, self.watched.clip, self.history)
         self.history += [asked, Turn("assistant", answer)]
         return answer
-
-
-def checked_question(question: str) -> str:
-    """The question without white space around it.
-
-    Raises:
-        UserError: nothing is left, or a marker such as `<video>` stands in it.
-    """
-    from vlmcourse.conversation import MARKERS
-
-    question = question.strip()
-    if not question:
-        raise UserError("the question is empty")
-    for marker in MARKERS:
-        if marker in question:
-            raise UserError(f"{marker} has a meaning of its own and may not stand in a question")
-    return question
 
 
 def unknown_words(model: "VideoLanguageModel", question: str) -> list[str]:
@@ -110,33 +93,6 @@ def unknown_words(model: "VideoLanguageModel", question: str) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-# ---------------------------------------------------------------- models
-
-
-def open_model(
-    system: str, preset: str, weights: Path | None, device: str, foundations: Path | None = None
-) -> "VideoLanguageModel":
-    """Load the system that answers.
-
-    Args:
-        preset: "world" (shipped weights, or those of a run) or "paper" (downloaded official files).
-        weights: a run, or the folder of official files.
-
-    Raises:
-        UserError: files are missing, or do not fit.
-    """
-    if preset == "world":
-        from vlmcourse.trained import load_trained_system
-
-        return load_trained_system(system, weights, device, foundations).model
-    from vlmcourse.checkpoints import load_released
-
-    if weights is None:
-        raise UserError("--preset paper needs --weights DIR with the downloaded files; see --help")
-    check_official_files(system, weights)
-    return load_released(system, weights, device)
-
-
 # ---------------------------------------------------------------- the command
 
 
@@ -146,6 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if args.stream:
         return stream_main(args)
+    from vlmcourse.conversation import checked_question
+
     paths, questions = split_words(args.words)
     for question in questions:
         checked_question(question)
@@ -211,6 +169,8 @@ def answer_aloud(chat: Chat, question: str, small: bool = True) -> None:
     Args:
         small: say on standard error which words of the question the model does not know.
     """
+    from vlmcourse.conversation import checked_question
+
     question = checked_question(question)
     if small and (unknown := unknown_words(chat.model, question)):
         _note(f"words this small model does not know: {', '.join(unknown)}")

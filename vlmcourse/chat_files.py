@@ -1,8 +1,13 @@
-"""The official files that each system needs to chat at its published size, and where they lie."""
+"""Loading the system that answers: the official files that each needs at its published size, where
+they lie, and the shipped ones."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlmcourse.errors import UserError
+
+if TYPE_CHECKING:
+    from vlmcourse.systems.base import VideoLanguageModel
 
 _BASE, _BLIP2 = (
     "LLaVA-Lightning-7B-v1-1",
@@ -114,3 +119,27 @@ def files_text() -> str:
         for system, needed in OFFICIAL_FILES.items()
         for files in [needed | FURTHER_FILES.get(system, {})]
     )
+
+
+def open_model(
+    system: str, preset: str, weights: Path | None, device: str, foundations: Path | None = None
+) -> "VideoLanguageModel":
+    """Load the system that answers.
+
+    Args:
+        preset: "world" (shipped weights, or those of a run) or "paper" (downloaded official files).
+        weights: a run, or the folder of official files.
+
+    Raises:
+        UserError: files are missing, or do not fit.
+    """
+    if preset == "world":
+        from vlmcourse.trained import load_trained_system
+
+        return load_trained_system(system, weights, device, foundations).model
+    from vlmcourse.checkpoints import load_released
+
+    if weights is None:
+        raise UserError("--preset paper needs --weights DIR with the downloaded files; see --help")
+    check_official_files(system, weights)
+    return load_released(system, weights, device)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from vlmcourse.chat_files import open_model
 from vlmcourse.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def stream_main(args: argparse.Namespace, source: TextIO | None = None) -> int:
     Raises:
         UserError: a system without a stream, a bad file or folder.
     """
-    from vlmcourse.chat import checked_question, open_model
+    from vlmcourse.conversation import checked_question
     from vlmcourse.devices import chosen_device
     from vlmcourse.systems.ma_lmm import MaLmm
     from vlmcourse.systems.ma_lmm_stream import Stream
@@ -121,7 +122,7 @@ def run(
 ) -> None:
     """Let a film pass and answer: what is asked now, and standing questions at the end and every
     `every_s` seconds."""
-    from vlmcourse.chat import checked_question
+    from vlmcourse.conversation import checked_question
 
     settings, told_s = settings or {}, 0.0
     told = "ask at any time" if questions.by_hand else "@SECOND QUESTION asks at a second"

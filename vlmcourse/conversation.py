@@ -311,3 +311,18 @@ def prompt_text(pieces: Sequence[Piece]) -> str:
         else:
             parts.append(piece.placeholder * piece.count)
     return "".join(parts)
+
+
+def checked_question(question: str) -> str:
+    """The question without white space around it.
+
+    Raises:
+        UserError: nothing is left, or a marker such as `<video>` stands in it.
+    """
+    question = question.strip()
+    if not question:
+        raise UserError("the question is empty")
+    for marker in MARKERS:
+        if marker in question:
+            raise UserError(f"{marker} has a meaning of its own and may not stand in a question")
+    return question

@@ -115,7 +115,8 @@ STEPS: tuple[Step, ...] = (
         name="train_video_llama",
         title="training of Video-LLaMA, all four stages, half of the steps",
         command=(
-            *("train", "--system", "video_llama", "--seed", "0", "--out", "runs/video_llama/course-seed0"),
+            *("train", "--system", "video_llama", "--seed", "0"),
+            *("--out", "runs/video_llama/course-seed0"),
             *("--device", "{device}", "--scale", "{scale}"),
         ),
         share=0.5,
@@ -271,7 +272,8 @@ STEPS: tuple[Step, ...] = (
         name="train_ma_lmm",
         title="training of MA-LMM, both stages, half of the steps",
         command=(
-            *("train", "--system", "ma_lmm", "--seed", "0", "--out", "runs/ma_lmm/course-seed0"),
+            *("train", "--system", "ma_lmm", "--seed", "0"),
+            *("--out", "runs/ma_lmm/course-seed0"),
             *("--device", "{device}", "--scale", "{scale}"),
         ),
         share=0.5,

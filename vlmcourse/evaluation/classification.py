@@ -247,7 +247,7 @@ def _lost_lines(lost: Mapping[str, str], labelled: "LabelledSet") -> Iterator[st
 
 
 def _opened(args: argparse.Namespace) -> "VideoLanguageModel":
-    from vlmcourse.chat import open_model
+    from vlmcourse.chat_files import open_model
     from vlmcourse.devices import chosen_device
     from vlmcourse.trained import quiet_libraries
 
