@@ -170,4 +170,6 @@ class MadeUpCells:
             if status == "ok":
                 run.metrics["tokens/video"] = metric([8.0], "tokens")
                 run.metrics["cell/minutes"] = metric([0.5], "min")
+                run.metrics["train/minutes"] = metric([0.4], "min")
+                run.metrics["train/cpu_minutes"] = metric([0.25], "min")
             run.status, run.note = status, note

@@ -1,6 +1,7 @@
 """The end of a sweep: a record that holds, tables that tell all, a figure that fits."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from vlmcourse.sweep.cli import write_look, write_up
 from vlmcourse.sweep.picture import numeric_axis, sweep_panels, told_groups
 from vlmcourse.sweep.places import Places, key_of
 from vlmcourse.sweep.plan import Measure, Setting, read_plan
-from vlmcourse.sweep.report import sweep_tables, write_report
+from vlmcourse.sweep.report import spent_minutes, sweep_tables, write_report
+from vlmcourse.sweep.results import SettingResult
 
 AXES = {"connector": ["pooling", "qformer"], "tokens": [8, 32, 128]}  # two names: no pairs
 SETTINGS = [
@@ -71,6 +73,11 @@ def test_the_record_holds_settings_costs_and_hypotheses(report):
     assert "blind/order" in metrics, "it is the same for all settings"
     assert "connector_qformer-tokens_8/blind/all" not in metrics
     assert metrics["minutes"]["mean"] == pytest.approx(16 * 0.5)
+    assert metrics["cpu_minutes"]["mean"] == pytest.approx(16 * 0.25, abs=0.2), "and the asking"
+    assert metrics["cpu_minutes"]["n"] == 16
+    told = record["settings"]["told"]
+    assert told["runs"] == "16 of 18, 3 seeds"
+    assert sum(int(x) for x in re.findall(r"\d+", told["verdicts"])) == len(CLAIMS)
     assert metrics["hypothesis/sees"]["low"] > 0
     assert metrics["hypothesis/sees/p"]["mean"] <= 0.05
     assert record["seeds"] == [0, 1, 2]
@@ -231,3 +238,20 @@ def test_a_sweep_of_which_all_failed_still_leaves_a_record(tmp_path):
     assert not figure.exists()
     with pytest.raises(UserError, match="nothing to report"):
         write_report(PLAN, [], Path("no.json"), [])
+
+
+def cell_record(cpu_s, **minutes):
+    metrics = {name.replace("_", "/", 1): {"mean": value} for name, value in minutes.items()}
+    return {"cpu_s": cpu_s, "metrics": metrics}
+
+
+def test_a_training_asked_twice_is_counted_once():
+    asked = {0: cell_record(60.0, train_minutes=3.0, train_cpu_minutes=2.5)}
+    twice = [SettingResult("one", measure, records=asked) for measure in ("trained", "longer")]
+    assert spent_minutes(twice)["cpu_minutes"]["mean"] == 2.5 + 1 + 1
+
+
+def test_no_total_where_a_training_does_not_tell():
+    untold = {0: cell_record(60.0, cell_minutes=4.0, train_minutes=3.0)}
+    told = spent_minutes([SettingResult("one", "probes", records=untold)])
+    assert set(told) == {"minutes"}

@@ -29,7 +29,7 @@ from vlmcourse.sweep.statistics import (
     draw,
     mean_of,
 )
-from vlmcourse.sweep.verdicts import Outcome, answered, judge, summary
+from vlmcourse.sweep.verdicts import Outcome, answered, judge, summary, verdict_counts
 from vlmcourse.world.language import FAMILIES
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def write_report(
             run.settings["pairs"] = {"axis": axis, "group": "all", "corrected": "Holm, all pairs"}
         run.settings |= {"data": checksums} if len(checksums) > 1 else {}
         run.settings |= {
-            "told": _told(results, outcomes),
+            "told": _told(plan, results, outcomes),
             "tables": _tables(name, plan, results, outcomes, run.metrics),
         }
         run.status, run.note = ("ok" if done else "failed"), _note(plan, results, outcomes)
@@ -155,18 +155,32 @@ def setting_metrics(
             found[f"{start}{one.setting}/runs"] = runs
             for name, value in _costs(list(one.records.values())).items():
                 found[f"{start}{one.setting}/{name}"] = value
-    return found | _minutes(results.values())
+    return found | spent_minutes(results.values())
 
 
-def _minutes(results: Iterable[SettingResult]) -> dict[str, dict]:
-    """What all finished cells took together, where they tell it."""
-    records = [record for one in results for record in one.records.values()]
-    told = [r["metrics"].get("cell/minutes", {}).get("mean") for r in records]
-    known = [minutes for minutes in told if minutes is not None]
-    if not known:
-        return {}
-    whole = {"n": len(known), "mean": round(sum(known), 2), "low": None, "high": None}
-    return {"minutes": whole | {"unit": "min"}}
+def spent_minutes(results: Iterable[SettingResult]) -> dict[str, dict]:
+    """What all finished cells took together, where they tell it: by the clock, other work on the
+    machine included, and of the processor, every training once and stages that were reused too."""
+    cells = [(r.setting, seed, one) for r in results for seed, one in r.records.items()]
+    clock = [one["metrics"].get("cell/minutes", {}).get("mean") for *_, one in cells]
+    clock = [minutes for minutes in clock if minutes is not None]
+    trained = {
+        (setting, seed): one["metrics"].get("train/cpu_minutes", {}).get("mean")
+        for setting, seed, one in cells
+        if "train/minutes" in one["metrics"]
+    }
+    found = {}
+    if clock:
+        found["minutes"] = _sum_of(clock)
+    if None not in trained.values():
+        asked = [(one.get("cpu_s") or 0.0) / 60 for *_, one in cells]
+        found["cpu_minutes"] = _sum_of([*asked, *trained.values()], len(asked))
+    return found
+
+
+def _sum_of(minutes: Sequence[float], count: int | None = None) -> dict:
+    n = len(minutes) if count is None else count
+    return {"n": n, "mean": round(sum(minutes), 2), "low": None, "high": None, "unit": "min"}
 
 
 def _means(files: Mapping[str, AnswerFile], wanted: set[str]) -> dict[str, dict]:
@@ -260,10 +274,16 @@ def pair_metrics(
 
 
 def _told(
-    results: Mapping[tuple[str, str], SettingResult], outcomes: Sequence[Outcome]
+    plan: "Plan", results: Mapping[tuple[str, str], SettingResult], outcomes: Sequence[Outcome]
 ) -> dict[str, str]:
-    """Texts of the tables: verdicts, reasons, errors, by names as metrics have them."""
-    found = {}
+    """Texts of the tables: the whole sweep in a few words, then verdicts, reasons and errors, by
+    names as metrics have them."""
+    done, asked = (sum(x) for x in zip(*((len(r.finished), r.asked) for r in results.values())))
+    found = {
+        "question": plan.question,
+        "runs": f"{done} of {asked}, {len(plan.seeds)} seeds",
+        "verdicts": verdict_counts(outcomes),
+    }
     for one in outcomes:
         name, what = f"{DIFFERENCE}/{one.hypothesis.name}", one.hypothesis
         told = {

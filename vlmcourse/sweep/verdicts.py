@@ -5,6 +5,7 @@ they are alike. The correction is made over all hypotheses of the sweep file, al
 could not be decided: that a run failed must not make the others easier to support.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -226,3 +227,9 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     if not parts:
         return "No hypotheses were written."
     return " ".join(parts) + f" Corrected over all {len(outcomes)} hypotheses (Holm)."
+
+
+def verdict_counts(outcomes: Sequence[Outcome]) -> str:
+    """How many hypotheses got which verdict: `3 supported, 1 opposite`."""
+    counts = Counter(one.verdict for one in outcomes)
+    return ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
