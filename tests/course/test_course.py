@@ -25,7 +25,7 @@ def mixed(tmp_path_factory):
     chapter(root, "02_dies", "import os\nos._exit(7)")
     chapter(root, "03_slow", "import time", "time.sleep(60)")
     chapter(root, "04_plain", "print('still runs')", parameters="seed = 1")
-    options = Options(scale=0.25, seed=7, cell_timeout_s=2)
+    options = Options(scale=0.25, seed=7, cell_timeout_s=8)
     return root, *run(root, options=options)
 
 
@@ -56,7 +56,7 @@ def test_parameters_go_only_where_they_are_declared(mixed):
     [
         ("01", "cell 4 (`raise ValueError('no frames in clip')`): ValueError: no frames in clip"),
         ("02", "cell 3 (`import os`): DeadKernelError: the kernel died"),
-        ("03", "cell 4 (`time.sleep(60)`): CellTimeoutError: more than 2 s"),
+        ("03", "cell 4 (`time.sleep(60)`): CellTimeoutError: more than 8 s"),
     ],
 )
 def test_a_failing_chapter_is_named_with_its_cell_and_error(mixed, number, error):
