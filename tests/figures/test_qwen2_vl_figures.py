@@ -18,7 +18,7 @@ from vlmcourse.figures.token_cost import (
     picture_costs,
     token_costs,
 )
-from vlmcourse.figures.trends import accuracy_over, by_tokens, by_x, trend_panels
+from vlmcourse.figures.trends import accuracy_over, by_tokens, by_x
 from vlmcourse.parts.mrope import mrope_positions
 
 LIMIT = 60_000
@@ -189,7 +189,7 @@ def test_what_was_seen_in_training_is_shaded():
 def test_a_guess_may_differ_from_length_to_length():
     record = {"metrics": {"system/when": metric(0.6), "best_constant/when": metric(0.2)}}
     longer = {"metrics": {"system/when": metric(0.4), "best_constant/when": metric(0.1)}}
-    panels = trend_panels({"M-RoPE": {8: record, 16: longer}}, ["when"])
+    panels = {"when": {"M-RoPE": by_x({8: record, 16: longer}, ["when"])["when"]}}
     assert [panels["when"]["M-RoPE"][x]["mean"] for x in (8, 16)] == [0.6, 0.4]
     guess = by_x({8: record, 16: longer}, ["when"], "best_constant")
     figure = accuracy_over(panels, "seconds", log=True, chance=guess)

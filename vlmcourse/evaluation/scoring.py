@@ -346,31 +346,3 @@ def bar_values(
     table = {c: {name: metrics[f"{c}/{name}"] for name in kept} for c in conditions}
     best = {name: metrics.get(f"best_constant/{name}") for name in kept}
     return table, {name: value["mean"] for name, value in best.items() if value is not None}
-
-
-def variant_values(
-    records: Mapping[str, dict], groups: Sequence[str], condition: str = SYSTEM
-) -> tuple[dict[str, dict[str, dict]], dict[str, float]]:
-    """What `figures.accuracy_by_variant` draws of several records.
-
-    Args:
-        records: name of a variant -> its record of `vlmcourse evaluate`.
-        groups: a panel each; those that no record asks stay out.
-        condition: of every record.
-
-    Returns:
-        variant -> group -> metric, and group -> share of the best constant answer.
-    """
-    found = {label: bar_values(record, [condition], groups) for label, record in records.items()}
-    table = {label: values[condition] for label, (values, _) in found.items()}
-    best: dict[str, float] = {}
-    for _, chance in found.values():
-        best = chance | best
-    return table, best
-
-
-def second_values(record: dict, kind: str, condition: str = SYSTEM) -> dict[str, dict]:
-    """Accuracy of a kind of question by the second it is about: "3 s" -> metric, in order."""
-    start = f"{condition}/second/{kind}/"
-    found = {n.removeprefix(start): v for n, v in record["metrics"].items() if n.startswith(start)}
-    return {f"{second} s": found[second] for second in sorted(found, key=int)}

@@ -140,18 +140,6 @@ def by_x(
     }
 
 
-def trend_panels(
-    records: Mapping[str, Mapping[float, dict]], groups: Sequence[str], condition: str = "system"
-) -> dict[str, dict[str, dict[float, dict]]]:
-    """The panels of `accuracy_over` from records: group -> variant -> x -> metric.
-
-    Args:
-        records: variant -> x -> record.
-    """
-    lines = {name: by_x(one, groups, condition) for name, one in records.items()}
-    return {group: {name: line[group] for name, line in lines.items()} for group in groups}
-
-
 def by_tokens(
     records: Iterable[dict], groups: Sequence[str], condition: str = "system"
 ) -> dict[str, dict[float, dict]]:
