@@ -13,7 +13,6 @@ from vlmcourse.evaluation.shapes import (
     scene_groups,
     shape_groups,
     shape_of,
-    size_values,
 )
 from vlmcourse.records import read_record
 from vlmcourse.world.dataset import PictureSettings, SplitSettings, load_split, make_split
@@ -85,20 +84,13 @@ def test_films_are_told_apart_by_their_scenes():
     assert scene_groups([films[0], films[3]], [0, 1]) == {}
 
 
-def test_costs_and_values_by_size():
+def test_costs_by_size():
     sizes = [(32, 32), (64, 64), (64, 64), (128, 48)]
     costs = group_costs([4, 16, 16, 24], shape_groups(sizes, range(4)))
     assert costs["tokens/size/64x64"]["mean"] == 16
     assert costs["tokens/shape/square"]["mean"] == 12
     assert costs["tokens/shape/square"]["n"] == 3
     assert group_costs([4, 4], {}) == {}
-    one = {"n": 2, "mean": 0.5, "low": None, "high": None, "unit": "share"}
-    shares = {f"system/size/{name}": one for name in ("32x32", "64x64", "128x48")}
-    record = {"metrics": {**costs, **shares, "system/size/64x64/detail": {**one, "mean": 0.9}}}
-    found = size_values(record, ["all", "detail"])
-    assert {tokens: value["mean"] for tokens, value in found["all"].items()} == {4: 0.5, 16: 0.5}
-    assert {tokens: value["mean"] for tokens, value in found["detail"].items()} == {16: 0.9}
-    assert list(size_values(record, ["all"], "wide")["all"]) == [24]
 
 
 @pytest.fixture(scope="module")

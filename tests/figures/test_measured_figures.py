@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from vlmcourse.evaluation.grounding import grounding_values
-from vlmcourse.figures import accuracy_bars, png_bytes
+from vlmcourse.figures import png_bytes
 from vlmcourse.figures.experts import expert_lanes, learnt_and_kept
 from vlmcourse.figures.merging import (
     merged_patches,
@@ -136,14 +135,6 @@ def test_spans_misses_and_odd_answers():
     assert len(png_bytes(figure)) < LIMIT
     with pytest.raises(ValueError, match="1 events need as many"):
         spans_on_a_clock(["a"], truth, said, 8.0)
-
-
-def test_bars_of_a_record_of_grounding():
-    names = ("recall_0.3", "recall_0.5", "recall_0.7", "mean_iou")
-    record = {"metrics": {f"{c}/{n}": metric(0.4) for c in ("system", "blind") for n in names}}
-    table = grounding_values(record, {"seconds": "system", "blind LM": "blind"})
-    assert list(table["seconds"]) == ["R@1, IoU 0.3", "R@1, IoU 0.5", "R@1, IoU 0.7", "mean IoU"]
-    assert "blind LM" in texts(accuracy_bars(table))
 
 
 # ---- resolution and trends

@@ -173,23 +173,3 @@ def grounding_metrics(
                 for name in (*RECALLS, MEAN_IOU)
             }
     return found
-
-
-def grounding_values(
-    record: dict, conditions: Mapping[str, str], names: Sequence[str] = (*RECALLS, MEAN_IOU)
-) -> dict[str, dict[str, dict]]:
-    """What `figures.accuracy_bars` draws of a record of `vlmcourse evaluate --grounding`.
-
-    Args:
-        conditions: what is written -> condition, such as `{"blind LM": "blind"}`.
-        names: of the metrics.
-
-    Returns:
-        what is written -> "R@1, IoU 0.5" or "mean IoU" -> metric.
-    """
-    told = {name: f"R@1, IoU {threshold}" for name, threshold in RECALLS.items()}
-    told |= {MEAN_IOU: "mean IoU"}
-    return {
-        label: {told.get(n, n): record["metrics"][f"{condition}/{n}"] for n in names}
-        for label, condition in conditions.items()
-    }

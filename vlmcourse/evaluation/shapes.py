@@ -108,27 +108,6 @@ def group_costs(tokens: Sequence[int], groups: Mapping[str, np.ndarray]) -> dict
     return {f"tokens/{name}": metric(tokens[chosen], "tokens") for name, chosen in groups.items()}
 
 
-def size_values(record: dict, groups: Sequence[str], shape: str = "square") -> dict[str, dict]:
-    """What `figures.trends.accuracy_over` draws of a record of mixed sizes: group -> tokens ->
-    metric of the system.
-
-    Args:
-        groups: "all" or families; sizes that are not asked one stay out.
-        shape: of the sizes that are taken; those of one shape differ in their tokens.
-    """
-    metrics, start = record["metrics"], f"{SYSTEM}/size/"
-    found: dict[str, dict] = {group: {} for group in groups}
-    for name in [n for n in metrics if n.startswith(start) and n.count("/") == 2]:
-        size = name.removeprefix(start)
-        if shape_of(tuple(map(int, size.split("x")))) != shape:
-            continue
-        tokens = metrics[f"tokens/size/{size}"]["mean"]
-        for group in groups:
-            value = metrics.get(name if group == "all" else f"{name}/{group}")
-            found[group] |= {} if value is None else {tokens: value}
-    return found
-
-
 def group_metrics(
     answers: Mapping[str, np.ndarray],
     questions: Sequence[Question],
