@@ -12,9 +12,9 @@ from vlmcourse.figures.trends import MARKERS, short_number
 
 COLOURS = tuple(colour for name, colour in PALETTE.items() if name != "yellow")
 """One a line; yellow is too light for one."""
-DODGE = 0.16
-"""How far the lines stand beside each other, of the distance between two marks: intervals at one x
-would hide each other."""
+DODGE, STEP = 0.16, 0.1
+"""How far the outer lines stand from a mark at most, and two neighbours from each other, of the
+distance between two marks: intervals at one x would hide each other."""
 CHANCE = {"color": INK, "linestyle": "--", "linewidth": 1}
 BETWEEN = 20
 """Pixels between a title and a legend."""
@@ -54,7 +54,8 @@ def accuracy_lines(
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     places = np.log2(every) if log and every[0] > 0 else np.array(every, dtype=float)
     gap = float(np.diff(places).min(initial=np.inf)) if len(every) > 1 else 1.0
-    steps = np.linspace(-DODGE, DODGE, len(variants)) if len(variants) > 1 else [0.0]
+    reach = min(DODGE, STEP * (len(variants) - 1) / 2)
+    steps = np.linspace(-reach, reach, len(variants))
     for axis, (group, lines) in zip(axes, panels.items()):
         for (name, look), step in zip(_looks(variants).items(), steps):
             if name in lines:
